@@ -1,0 +1,92 @@
+"""What every role knows of a model version: the record that a worker publishes after a trial load.
+
+The gateway validates inputs against the record and needs no model folder. ``ModelConfig`` is ``model.toml``
+as written by the user (parsed strictly by ``inference.repository``); ``ModelRecord`` adds what the trial load
+found: digest, signature, state.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+"""Version of the record's form; a process reads its own and the one before."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """An input or output of the graph; ``None`` in ``shape`` is a dimension that the graph leaves open.
+
+    Axis 0 is the row axis. ``dtype`` is a NumPy name: ``float32``, ``int64``, ``uint8``, ``bool``...
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """Inputs and outputs of a graph, in its order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class StageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The kind of a pre- or postprocess stage, and the options of that kind."""
+
+    kind: str = "tensor"
+    options: dict[str, Any] = {}
+
+
+class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the session runs: most rows in one call, and ONNX Runtime's intra-op threads (0: from settings)."""
+
+    batch_max: int = 64
+    intra_op_threads: int = 0
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on one job of this model. Bytes count the decoded input; ``rows_max`` the rows of axis 0."""
+
+    input_bytes_max: int = 8 * 1024 * 1024
+    rows_max: int = 16
+    ttl_s_default: float = 600.0
+    ttl_s_max: float = 86_400.0
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often a transient error is tried (attempts count from 1) and how long it waits between."""
+
+    attempts_max: int = 3
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 30.0
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``model.toml``."""
+
+    description: str = ""
+    pool: str = "default"
+    preprocess: StageConfig = StageConfig()
+    inference: InferenceConfig = InferenceConfig()
+    postprocess: StageConfig = StageConfig()
+    limits: Limits = Limits()
+    retry: RetryPolicy = RetryPolicy()
+
+
+State = Literal["loading", "ready", "broken"]
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    """One version of a model. ``digest`` is the SHA-256 of ``model.onnx`` in hex, "" until it was read."""
+
+    name: str
+    version: int
+    state: State
+    config: ModelConfig = ModelConfig()
+    digest: str = ""
+    signature: Signature = Signature((), ())
+    reason: str = ""
+    schema: int = SCHEMA

@@ -1,0 +1,15 @@
+"""The input of a job in its canonical form: what lies in the store from submit to end."""
+
+from __future__ import annotations
+
+import msgspec
+
+TENSORS = "application/vnd.penstock.tensors"
+"""Media type of tensors packed by ``jobs.tensors.pack_item``."""
+
+
+class Payload(msgspec.Struct, array_like=True, frozen=True):
+    """A media type and the bytes: packed tensors, or a file as it was sent (an image)."""
+
+    media_type: str
+    data: bytes

@@ -1,0 +1,118 @@
+"""Settings of every role, read once from ``PENSTOCK_*`` in the environment and then frozen."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.errors import SetupError
+
+BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://", "amqp://", "amqps://")
+STORE_SCHEMES = ("redis://", "rediss://", "redis+socket://")
+
+
+def _one_of(schemes: tuple[str, ...]) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        if url.get_secret_value() and not url.get_secret_value().startswith(schemes):
+            raise ValueError(f"must start with one of {', '.join(schemes)}")
+        return url
+
+    return AfterValidator(check)
+
+
+class Settings(BaseSettings):
+    """One field for each environment variable ``PENSTOCK_<FIELD>``; durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", frozen=True, extra="ignore")
+
+    namespace: str = Field("penstock", pattern=r"^[a-z0-9-]{1,32}$")
+    """Prefix of every key in the store and of every queue."""
+    data: Path = Path(".penstock")
+    """Folder of `penstock up`: the embedded Redis's socket and append-only file, logs."""
+    models: Path = Path("models")
+    """Folder with one folder for each model; only workers read it."""
+    broker_url: Annotated[SecretStr, _one_of(BROKER_SCHEMES)] = SecretStr("")
+    """Where tasks are queued; empty: the store."""
+    store_url: Annotated[SecretStr, _one_of(STORE_SCHEMES)] = SecretStr("")
+    """Where jobs are kept; empty: the embedded Redis under ``data``."""
+
+    host: str = "127.0.0.1"
+    """Address of the gateway; any but loopback needs API keys."""
+    port: int = Field(8000, ge=0, le=65535)
+    flower_host: str = "127.0.0.1"
+    flower_port: int = Field(5555, ge=0, le=65535)
+    worker_metrics_host: str = "127.0.0.1"
+    worker_metrics_port: int = Field(0, ge=0, le=65535)
+    """Port of a worker's /metrics; 0: any free one, named in the worker's log."""
+
+    body_bytes_max: int = Field(16 * 1024 * 1024, ge=1024)
+    """Largest request body, before decoding."""
+    body_timeout_s: float = Field(30.0, gt=0)
+    """How long a request body may take to arrive."""
+    wait_s_max: float = Field(60.0, gt=0)
+    """Longest ``Prefer: wait``."""
+    retention_s: int = Field(3600, ge=1, le=65535 * 3600)
+    """How long a job is kept after its end."""
+
+    worker_threads: int = Field(4, ge=1, le=256)
+    """Stages that one worker process runs at once."""
+    inference_threads: int = Field(0, ge=0)
+    """ONNX Runtime's intra-op threads; 0: cores - 1."""
+    window_per_slot: int = Field(1, ge=1, le=64)
+    """Micro-batches in the broker for each worker slot."""
+    microbatch_jobs_max: int = Field(64, ge=1, le=1024)
+    """Most jobs in a micro-batch."""
+    microbatch_bytes_max: int = Field(8 * 1024 * 1024, ge=1)
+    """Most input bytes in a micro-batch (a larger single job travels alone)."""
+    lease_s: float = Field(6.0, ge=1.0)
+    """How long a worker that gave no sign of life keeps its micro-batches."""
+    load_budget_s: float = Field(120.0, ge=1.0)
+    """Lease while a session loads: loading holds Python's interpreter lock, so no heartbeat is sent."""
+    sweeper: bool = True
+    """Whether gateways sweep; off only in tests of what the sweeper is for."""
+    allow_volatile_store: bool = False
+    """Accept a store without an append-only file: jobs are lost when it restarts."""
+    confirm_publish: bool = True
+    """Publisher confirms on RabbitMQ; the self-check refuses to start without them."""
+    log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @property
+    def socket_path(self) -> Path:
+        """Unix socket of the embedded Redis; short, because the kernel allows 107 bytes."""
+        return self.data.resolve() / "redis.sock"
+
+    @property
+    def store(self) -> str:
+        """URL of the job store."""
+        return self.store_url.get_secret_value() or f"redis+socket://{self.socket_path}"
+
+    @property
+    def broker(self) -> str:
+        """URL of the broker; the store where none is set."""
+        return self.broker_url.get_secret_value() or self.store
+
+    @property
+    def intra_op_threads(self) -> int:
+        """ONNX Runtime threads inside one call."""
+        return self.inference_threads or max(1, (os.cpu_count() or 2) - 1)
+
+
+def read_settings(**given: object) -> Settings:
+    """Settings from the environment; SetupError, in one line, where a value is not valid."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise SetupError(f"PENSTOCK_{name}: {first['msg']}") from None
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return read_settings()
