@@ -1,0 +1,1 @@
+"""The life of a job: ids, states, records, the store. The ground floor."""

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import SetupError
 
@@ -23,6 +23,10 @@ def _one_of(schemes: tuple[str, ...]) -> AfterValidator:
         return url
 
     return AfterValidator(check)
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -59,6 +63,8 @@ class Settings(BaseSettings):
     retention_s: int = Field(3600, ge=1, le=65535 * 3600)
     """How long a job is kept after its end."""
 
+    pools: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("default",)
+    """Pools that a worker serves, separated by commas; a model names its pool in ``model.toml``."""
     worker_threads: int = Field(4, ge=1, le=256)
     """Stages that one worker process runs at once."""
     inference_threads: int = Field(0, ge=0)

@@ -1,0 +1,1 @@
+"""Celery: the app, the three chained tasks, the worker process."""

@@ -1,0 +1,73 @@
+"""Who calls: the API key of a request, and the tenant and role it stands for."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from jobs.apikeys import ApiKey, digest
+from jobs.errors import UnauthorizedError
+
+log = logging.getLogger(__name__)
+
+_NOBODY = "default"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """A tenant, as text and as the bytes that ids are bound to, and a role."""
+
+    tenant: str
+    tenant_bytes: bytes
+    role: str
+
+
+class Access:
+    """The keys of the store, kept in memory; a key that was revoked is refused from the next ``refresh`` on.
+
+    Without any key everybody is the tenant ``default``, but only on connections to a loopback address, however the
+    server was started.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, namespace: str) -> None:
+        self._client = client
+        self._name = f"{namespace}:api-keys"
+        self._callers: dict[str, Caller] = {}
+        self._anonymous = Caller(_NOBODY, _NOBODY.encode(), "admin")
+
+    async def refresh(self) -> None:
+        """Read the keys again; keeps the old ones while the store is away."""
+        try:
+            stored: dict[bytes, bytes] = await self._client.hgetall(self._name)  # type: ignore[assignment]
+        except (RedisError, OSError):
+            log.warning("keys not refreshed: the store did not answer")
+            return
+        keys = {field.decode(): msgspec.json.decode(raw, type=ApiKey) for field, raw in stored.items()}
+        self._callers = {d: Caller(k.tenant, k.tenant.encode(), k.role) for d, k in keys.items()}
+
+    def caller(self, authorization: bytes | None, server: tuple[str, int | None] | None) -> Caller:
+        """Whose request this is; ``server`` is the address that it was sent to.
+
+        UnauthorizedError when no key, or an unknown one, came with it.
+        """
+        if not self._callers and (server is None or is_loopback(server[0])):
+            return self._anonymous
+        scheme, _, key = (authorization or b"").partition(b" ")
+        if scheme.lower() == b"bearer" and key:
+            found = self._callers.get(digest(key.strip().decode("latin-1")))
+            if found is not None:
+                return found
+        raise UnauthorizedError("Send a known API key as 'Authorization: Bearer <key>'.")
+
+
+@functools.cache
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, the address of a listening socket or the path of one, is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.startswith("/") or host == "localhost"

@@ -1,0 +1,95 @@
+"""The models that the gateway knows: records that workers published, and what inspects the inputs of each."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from jobs.errors import ModelLoadingError, ModelNotFoundError
+from jobs.models import ModelRecord
+from preprocess.kinds import Kind, kind
+
+log = logging.getLogger(__name__)
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A version that can be asked: its record, and the preprocessing whose door inspects its inputs."""
+
+    record: ModelRecord
+    kind: Kind
+
+
+class Catalog:
+    """Records by model and version, kept in memory and refreshed from the store."""
+
+    def __init__(self, client: redis.asyncio.Redis, namespace: str) -> None:
+        self._client = client
+        self._models_key = f"{namespace}:models"
+        self._active_key = f"{namespace}:active"
+        self._raw: dict[bytes, bytes] = {}
+        self._records: dict[str, dict[int, ModelRecord]] = {}
+        self._offers: dict[tuple[str, int], Offer] = {}
+        self._pointers: dict[str, int] = {}
+
+    async def refresh(self) -> None:
+        """Read records and pointers again; keeps the old ones while the store is away."""
+        try:
+            raw: dict[bytes, bytes] = await self._client.hgetall(self._models_key)  # type: ignore[assignment]
+            pointers: dict[bytes, bytes] = await self._client.hgetall(self._active_key)  # type: ignore[assignment]
+        except (RedisError, OSError):
+            log.warning("models not refreshed: the store did not answer")
+            return
+        self._pointers = {name.decode(): int(version) for name, version in pointers.items()}
+        if raw != self._raw:
+            self._raw = raw
+            self._read(raw)
+
+    def models(self) -> dict[str, dict[int, ModelRecord]]:
+        """Every record, by name and version."""
+        return self._records
+
+    def versions(self, model: str) -> dict[int, ModelRecord]:
+        """The records of one model; ModelNotFoundError."""
+        found = self._records.get(model)
+        if not found:
+            raise ModelNotFoundError(f"There is no model {model[:64]!r}. GET /models lists them.")
+        return found
+
+    def active(self, model: str) -> int | None:
+        """The version that answers when none is asked for; None while none is ready."""
+        pointer = self._pointers.get(model)
+        if (model, pointer) in self._offers:
+            return pointer
+        return max((version for name, version in self._offers if name == model), default=None)
+
+    def offer(self, model: str, version: int | None) -> Offer:
+        """The version to run: the one asked for, else the active one.
+
+        ModelNotFoundError: no such model or version. ModelLoadingError: known, but not loaded (yet).
+        """
+        chosen = self.active(model) if version is None else version
+        found = self._offers.get((model, chosen)) if chosen is not None else None
+        if found is not None:
+            return found
+        versions = self.versions(model)
+        if version is not None and version not in versions:
+            raise ModelNotFoundError(f"{model} has no version {version}; it has {sorted(versions)}.")
+        raise ModelLoadingError(
+            f"{model} is known, but no worker has loaded it yet. GET /models/{model} says how it stands.",
+            retry_after_s=2.0,
+        )
+
+    def _read(self, raw: dict[bytes, bytes]) -> None:
+        records: dict[str, dict[int, ModelRecord]] = {}
+        offers: dict[tuple[str, int], Offer] = {}
+        for value in raw.values():
+            record = msgspec.json.decode(value, type=ModelRecord)
+            records.setdefault(record.name, {})[record.version] = record
+            if record.state == "ready":
+                key = (record.name, record.version)
+                known = self._offers.get(key)
+                offers[key] = known if known and known.record == record else Offer(record, kind(record))
+        self._records, self._offers = records, offers

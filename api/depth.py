@@ -1,0 +1,37 @@
+"""Queue depth, derived from the sets in the store when it is asked for: there is no counter that could drift."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from api.gateway import Gateway
+from jobs.records import LANES
+
+
+async def measure_depth(gateway: Gateway) -> None:
+    """Set the depth figures; only the gateway that sweeps shows any, so that they are not summed twice."""
+    metrics = gateway.metrics
+    metrics.depth.clear()
+    metrics.oldest.clear()
+    if not gateway.sweeper.turn:
+        return
+    try:
+        await _measure(gateway)
+    except (RedisError, OSError):
+        metrics.depth.clear()
+
+
+async def _measure(gateway: Gateway) -> None:
+    client: Any = gateway.client  # redis-py's types do not say that answers are bytes
+    prefix, metrics = gateway.store.prefix, gateway.metrics
+    for pool in sorted(each.decode() for each in await client.smembers(f"{prefix}pools")):
+        metrics.depth.labels(pool, "", "window").set(await client.zcard(f"{prefix}live:{pool}"))
+        for lane in LANES:
+            lines = await client.zrange(f"{prefix}lines:{pool}:{lane}", 0, -1)
+            keys = [f"{prefix}line:{line.decode()}" for line in lines]
+            metrics.depth.labels(pool, lane, "waiting").set(sum([await client.zcard(key) for key in keys]))
+            first = [entry for key in keys for entry in await client.zrange(key, 0, 0, withscores=True)]
+            ages_s = [(gateway.clock.now_ms() - score) / 1000 for _, score in first if score > 0]
+            metrics.oldest.labels(pool, lane).set(max(0.0, *ages_s, 0.0))

@@ -1,0 +1,217 @@
+"""The gateway: what every route needs, opened once and closed in order; and the two hot routes themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import msgspec
+import redis.asyncio
+
+from api.access import Access, Caller
+from api.broker import Broker
+from api.catalog import Catalog
+from api.clock import StoreClock
+from api.gather import Gather
+from api.http import Receive, Request, Send, answer
+from api.metrics import Metrics
+from api.results import is_terminal, render
+from api.submit import Accepted, Desk
+from api.sweeper import Sweeper
+from api.waiters import Waiters
+from jobs import commands
+from jobs.commands import View
+from jobs.errors import BrokerUnavailableError, RecordMissingError, ResultGoneError, StoreUnavailableError
+from jobs.ids import KeyRing, TaskIds, past_retention
+from jobs.records import Job, instant
+from jobs.settings import Settings
+from jobs.store import AsyncJobStore
+
+GATHER_MOST = 256
+"""Submits or polls in one round trip to the store: bounds how long the store is held by one script."""
+STORE_TIMEOUT_S = 2.0
+"""However the store hangs, a request is answered by then."""
+REFRESH_S = 1.0
+
+_JSON = (b"content-type", b"application/json")
+_RETRY = (b"retry-after", b"1")
+_encode = msgspec.json.Encoder().encode
+
+
+class Gateway:
+    """One gateway process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: redis.asyncio.Redis,
+        store: AsyncJobStore,
+        broker: Broker,
+        ring: KeyRing,
+    ) -> None:
+        self.settings = settings
+        self.client = client
+        self.store = store
+        self.broker = broker
+        self.metrics = Metrics()
+        self.clock = StoreClock()
+        self.access = Access(client, settings.namespace)
+        self.catalog = Catalog(client, settings.namespace)
+        self.waiters = Waiters(client, settings.namespace)
+        self.sweeper = Sweeper(store, broker.publish, broker.empty, self.metrics)
+        self._ids = TaskIds(ring, settings.retention_s)
+        self._desk = Desk(self.catalog, self._ids, self.clock)
+        self._submits: Gather[Job, None] = Gather(self._write, GATHER_MOST)
+        self._polls: Gather[str, View | None] = Gather(self._read, GATHER_MOST)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run what runs beside requests: refresh, subscription, broker watch, sweeper."""
+        await self._refresh()
+        duties: list[Coroutine[Any, Any, None]] = [
+            self._keep_fresh(),
+            self.waiters.listen(),
+            self.broker.watch(),
+        ]
+        if self.settings.sweeper:
+            duties.append(self.sweeper.run())
+        tasks = [asyncio.create_task(duty) for duty in duties]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.broker.close()
+            await self.client.aclose()
+
+    async def submit(self, request: Request, model: str | None, receive: Receive, send: Send) -> None:
+        """``POST /predict/{model}`` and ``POST /predict`` (``model`` is None): 202, or 200 within the wait."""
+        caller = self.access.caller(request.authorization, request.server)
+        if self.broker.away:
+            raise BrokerUnavailableError("The broker does not answer; nothing was stored.", retry_after_s=1.0)
+        body = await request.body(receive, self.settings.body_bytes_max, self.settings.body_timeout_s)
+        job = self._desk.job(request, caller, model, body)
+        await self._submits.ask(job)
+        self.metrics.submitted.labels(job.head.model, job.head.version).inc()
+        wait_s = request.wait_s(self.settings.wait_s_max)
+        if wait_s:
+            await self._answer_result(request, job.task_id, wait_s, send)
+        else:
+            await answer(send, 202, _accepted_headers(job, request), _encode(_accepted(job)))
+
+    async def result(self, request: Request, task_id: str, send: Send) -> None:
+        """``GET /result/{task_id}``: 202 while it is under way, 200 once it has ended."""
+        caller = self.access.caller(request.authorization, request.server)
+        self.check_id(task_id, caller)
+        await self._answer_result(request, task_id, request.wait_s(self.settings.wait_s_max), send)
+
+    def check_id(self, task_id: str, caller: Caller) -> None:
+        """NotFoundError unless we issued ``task_id`` to the caller's tenant; does not touch the store."""
+        self._ids.verify(task_id, caller.tenant_bytes)
+
+    async def view(self, task_id: str) -> View:
+        """A job as it stands; ResultGoneError, RecordMissingError."""
+        view = await self._polls.ask(task_id)
+        if view is not None:
+            return view
+        if past_retention(task_id, self.clock.now_ms()):
+            raise ResultGoneError("The result was kept for its retention and is gone.")
+        self.metrics.records_missing.inc()
+        raise RecordMissingError("The record of this task is missing; the operators can see it.")
+
+    async def ping_store(self) -> None:
+        """StoreUnavailableError unless the store answers in time."""
+        try:
+            async with _bounded():
+                await self.client.ping()
+        except (redis.RedisError, OSError):
+            raise StoreUnavailableError("The job store does not answer.") from None
+
+    async def _answer_result(self, request: Request, task_id: str, wait_s: float, send: Send) -> None:
+        view = await (self._await_end(task_id, wait_s) if wait_s else self.view(task_id))
+        headers = [_JSON, (b"x-request-id", request.request_id.encode())]
+        if wait_s:
+            headers.append((b"preference-applied", b"wait=%d" % wait_s))
+        if is_terminal(view):
+            await answer(send, 200, headers, render(task_id, view))
+        else:
+            headers += (_RETRY, (b"location", b"/result/" + task_id.encode()))
+            await answer(send, 202, headers, render(task_id, view))
+
+    async def _await_end(self, task_id: str, wait_s: float) -> View:
+        """The job once it has ended, or as it stands when the wait is over."""
+        until = time.monotonic() + wait_s
+        while True:
+            woken = self.waiters.enter(task_id)
+            try:
+                view = await self.view(task_id)
+                left_s = until - time.monotonic()
+                if is_terminal(view) or left_s <= 0:
+                    return view
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken, left_s)
+            finally:
+                self.waiters.leave(task_id, woken)
+
+    async def _write(self, jobs: list[Job]) -> list[None]:
+        self.metrics.gathered.observe(len(jobs))
+        async with _bounded():
+            submitted = await self.store.run(commands.submit(jobs))
+        self.broker.publish(submitted.publish)
+        return [None] * len(jobs)
+
+    async def _read(self, task_ids: list[str]) -> list[View | None]:
+        async with _bounded():
+            return await self.store.run(commands.read(task_ids))
+
+    async def _refresh(self) -> None:
+        asked_s = time.monotonic()
+        try:
+            async with _bounded():
+                seconds, micros = await self.client.time()
+        except (StoreUnavailableError, redis.RedisError, OSError):
+            return
+        self.clock.learn(seconds * 1000 + micros / 1000, asked_s, time.monotonic())
+        await self.access.refresh()
+        await self.catalog.refresh()
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self._refresh()
+
+
+@contextlib.asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """A call to the store, bounded in time however the store hangs."""
+    try:
+        async with asyncio.timeout(STORE_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        raise StoreUnavailableError("The job store did not answer in time; try again.", retry_after_s=1.0) from None
+
+
+def _accepted(job: Job) -> Accepted:
+    head, path = job.head, f"/result/{job.task_id}"
+    return Accepted(
+        job.task_id,
+        "queued",
+        head.model,
+        head.version,
+        instant(head.queued_at_ms),
+        instant(head.deadline_at_ms),
+        {"self": path},
+    )
+
+
+def _accepted_headers(job: Job, request: Request) -> list[tuple[bytes, bytes]]:
+    return [
+        _JSON,
+        _RETRY,
+        (b"location", b"/result/" + job.task_id.encode()),
+        (b"x-request-id", request.request_id.encode()),
+    ]

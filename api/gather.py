@@ -1,0 +1,50 @@
+"""Natural batching: one call for all that arrived while the call before it was under way. No timer, no tuning."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Gather(Generic[Item, Answer]):
+    """Gathers items for ``flush``, which answers each of them, in order; at most ``most`` a call."""
+
+    def __init__(self, flush: Callable[[list[Item]], Awaitable[list[Answer]]], most: int) -> None:
+        self._flush = flush
+        self._most = most
+        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._drain: asyncio.Task[None] | None = None
+
+    def ask(self, item: Item) -> asyncio.Future[Answer]:
+        """The answer to ``item``, or the error that its call met."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((item, future))
+        if self._drain is None:
+            self._drain = loop.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                taken = self._waiting[: self._most]
+                del self._waiting[: self._most]
+                await self._call(taken)
+        finally:
+            self._drain = None
+
+    async def _call(self, taken: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._flush([item for item, _ in taken])
+        except Exception as error:  # noqa: BLE001 - each asker gets it
+            for _, future in taken:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), answer in zip(taken, answers, strict=True):
+            if not future.done():  # an asker may have gone away
+                future.set_result(answer)

@@ -1,0 +1,66 @@
+"""Submit and poll, ahead of the framework: a bare ASGI callable that hands everything else on.
+
+Through FastAPI's stack these two routes cost twice as much as all that they do; measured in docs/decisions/.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from api.gateway import Gateway
+from api.http import Receive, Request, Scope, Send, answer
+from api.problems import refusal
+from jobs.errors import InternalError, PenstockError
+
+log = logging.getLogger(__name__)
+
+_PREDICT, _RESULT = "/predict/", "/result/"
+
+
+class HotRoutes:
+    """``POST /predict[/{model}]`` and ``GET /result/{task_id}``; ``cold`` is the FastAPI application."""
+
+    def __init__(self, gateway: Gateway, cold: Any) -> None:
+        self.gateway = gateway
+        self.cold = cold
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or hand it on."""
+        if scope["type"] == "http":
+            path, method = scope["path"], scope["method"]
+            if method == "POST" and (path.startswith(_PREDICT) or path == "/predict"):
+                model = path[len(_PREDICT) :] if path != "/predict" else None
+                if model is None or "/" not in model:
+                    await self._submit(Request(scope), model, receive, send)
+                    return
+            elif method == "GET" and path.startswith(_RESULT) and "/" not in path[len(_RESULT) :]:
+                await self._result(Request(scope), path[len(_RESULT) :], send)
+                return
+        await self.cold(scope, receive, send)
+
+    async def _submit(self, request: Request, model: str | None, receive: Receive, send: Send) -> None:
+        try:
+            await self.gateway.submit(request, model, receive, send)
+        except PenstockError as error:
+            await self._refuse(request, error, send)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            await self._fail(request, error, send)
+
+    async def _result(self, request: Request, task_id: str, send: Send) -> None:
+        try:
+            await self.gateway.result(request, task_id, send)
+        except PenstockError as error:
+            await self._refuse(request, error, send)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            await self._fail(request, error, send)
+
+    async def _refuse(self, request: Request, error: PenstockError, send: Send) -> None:
+        self.gateway.metrics.refused.labels(error.code).inc()
+        said = refusal(error, request.path, request.request_id)
+        said.headers.append((b"x-request-id", request.request_id.encode()))
+        await answer(send, said.status, said.headers, said.body)
+
+    async def _fail(self, request: Request, error: Exception, send: Send) -> None:
+        log.error("request failed", exc_info=error, extra={"request_id": request.request_id})
+        await self._refuse(request, InternalError("Something went wrong on our side."), send)

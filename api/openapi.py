@@ -1,0 +1,157 @@
+"""The OpenAPI document: FastAPI's own routes, and the hot routes with the schemas of their msgspec types."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from api.problems import Problem
+from api.results import Pending
+from api.submit import Accepted, Options, Submit, SubmitTo
+from jobs.records import Document
+
+VERSION = version("penstock")
+_RAW = ("application/octet-stream", "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+_REF = "#/components/schemas/{name}"
+
+
+def describe(app: FastAPI) -> None:
+    """Make ``app.openapi()`` tell every route."""
+    framework = app.openapi
+
+    def whole() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = framework()
+            _, components = msgspec.json.schema_components(
+                [Submit, SubmitTo, Accepted, Pending, Document, Problem], ref_template=_REF
+            )
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(components)
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{}, {"key": []}]
+            document["paths"].update(_hot_paths())
+            _refusals(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = whole  # type: ignore[method-assign]
+
+
+def _hot_paths() -> dict[str, Any]:
+    raw = {each: {"schema": {"type": "string", "format": "binary"}} for each in _RAW}
+    named = {"application/json": {"schema": _ref("Submit")}, **raw}
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    task = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    return {
+        "/predict/{model}": {
+            "post": _operation("submit", "Submit an input to a model", [model, *_queries(), _PREFER], named)
+        },
+        "/predict": {
+            "post": _operation(
+                "submit_to",
+                "Submit an input; the body names the model",
+                [_PREFER],
+                {"application/json": {"schema": _ref("SubmitTo")}},
+            )
+        },
+        "/result/{task_id}": {"get": _operation("result", "A job as it stands", [task, _PREFER], None)},
+    }
+
+
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "wait=N: answer when the job ends, or after N seconds (at most 60)",
+    "schema": {"type": "string"},
+    "example": "wait=5",
+}
+
+
+def _operation(
+    name: str, summary: str, parameters: list[dict[str, Any]], content: dict[str, Any] | None
+) -> dict[str, Any]:
+    pending = "Accepted" if content else "Pending"
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "summary": summary,
+        "tags": ["jobs"],
+        "parameters": parameters,
+        "responses": {
+            "202": _response("Stored; under way", pending, headers=True),
+            "200": _response("Ended: completed, failed, expired or cancelled", "Document"),
+        },
+    }
+    if content is None:
+        operation["responses"]["410"] = _problem("Past its retention")
+        return operation
+    if content:
+        operation["requestBody"] = {"required": True, "content": content}
+        # With Prefer: wait a job that is still under way is told as a poll tells it.
+        operation["responses"]["202"]["content"]["application/json"]["schema"] = {
+            "anyOf": [_ref("Accepted"), _ref("Pending")]
+        }
+        for status, text in ((408, "The body took too long"), (413, "Too large"), (415, "Media type")):
+            operation["responses"][str(status)] = _problem(text)
+    return operation
+
+
+def _queries() -> list[dict[str, Any]]:
+    _, components = msgspec.json.schema_components([Options], ref_template=_REF)
+    properties = components["Options"]["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": _plain(schema),
+            "description": "for raw bodies",
+        }
+        for name, schema in properties.items()
+    ]
+
+
+def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter is never null; it is left out."""
+    options = [each for each in schema.get("anyOf", []) if each.get("type") != "null"]
+    return options[0] if options else {key: value for key, value in schema.items() if key != "default"}
+
+
+def _response(text: str, schema: str, *, headers: bool = False) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": text,
+        "content": {"application/json": {"schema": _ref(schema)}},
+    }
+    if headers:
+        response["headers"] = {
+            "Location": {"description": "where to poll", "schema": {"type": "string"}},
+            "Retry-After": {"description": "seconds until it is worth asking", "schema": {"type": "integer"}},
+        }
+    return response
+
+
+def _refusals(document: dict[str, Any]) -> None:
+    """Every operation may refuse; a 422 of FastAPI's own form is never sent."""
+    common = {
+        400: "Cannot be read",
+        401: "No valid key",
+        404: "Unknown",
+        422: "Not valid",
+        503: "Our capacity",
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, text in common.items():
+                operation["responses"][str(status)] = _problem(text)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+
+
+def _problem(text: str) -> dict[str, Any]:
+    return {"description": text, "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(name=name)}

@@ -1,0 +1,177 @@
+"""The routes that may take their time: models, health, metrics, problems, and the description of all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from api import openapi, problems
+from api.catalog import Catalog
+from api.depth import measure_depth
+from api.gateway import Gateway
+from jobs.errors import (
+    InternalError,
+    MalformedError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PenstockError,
+    StoreUnavailableError,
+)
+from jobs.models import ModelRecord
+
+_ERRORS: dict[int, type[PenstockError]] = {404: NotFoundError, 405: MethodNotAllowedError}
+
+
+def cold_routes(gateway: Gateway) -> FastAPI:
+    """The FastAPI application behind the hot routes."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with gateway.running():
+            yield
+
+    app = FastAPI(
+        title="Penstock",
+        version=openapi.VERSION,
+        summary="Submit an input, get a task id at once, poll the result.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _handle_errors(app, gateway)
+    _add_models(app, gateway)
+    _add_health(app, gateway)
+    openapi.describe(app)
+    return app
+
+
+def _add_models(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/models", tags=["models"], summary="Every model and its versions")
+    async def models(request: Request) -> Response:
+        _caller(gateway, request)
+        catalog = gateway.catalog
+        return _json({"models": [_model(catalog, name) for name in sorted(catalog.models())]})
+
+    @app.get("/models/{model}", tags=["models"], summary="One model: versions, inputs, outputs, limits")
+    async def one_model(model: str, request: Request) -> Response:
+        _caller(gateway, request)
+        return _json(_model(gateway.catalog, model))
+
+
+def _add_health(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/livez", tags=["health"], summary="The process answers")
+    async def livez() -> Response:
+        return _json({"status": "live"})
+
+    @app.get("/readyz", tags=["health"], summary="Store and broker answer, and a model is ready")
+    async def readyz() -> Response:
+        checks = {
+            "store": await _store_answers(gateway),
+            "broker": not gateway.broker.away,
+            "models": any(gateway.catalog.active(name) for name in gateway.catalog.models()),
+        }
+        ready = all(checks.values())
+        headers = None if ready else {"retry-after": "1"}
+        body = {"status": "ready" if ready else "not ready", "checks": checks}
+        return _json(body, 200 if ready else 503, headers)
+
+    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        gateway.metrics.waiters.set(len(gateway.waiters))
+        await measure_depth(gateway)
+        return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/problems/{code}", tags=["health"], summary="What a problem type means")
+    async def problem(code: str) -> Response:
+        found = problems.known().get(code)
+        if found is None:
+            raise NotFoundError("There is no such problem type.")
+        meaning = (found.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+        said = {
+            "code": found.code,
+            "title": found.title,
+            "status": found.status,
+            "retryable": found.retryable,
+        }
+        return _json({**said, "meaning": meaning})
+
+
+def _handle_errors(app: FastAPI, gateway: Gateway) -> None:
+    def answered(request: Request, error: PenstockError) -> Response:
+        gateway.metrics.refused.labels(error.code).inc()
+        said = problems.refusal(error, request.url.path)
+        headers = {name.decode(): value.decode() for name, value in said.headers}
+        return Response(said.body, said.status, headers)
+
+    @app.exception_handler(PenstockError)
+    async def ours(request: Request, error: PenstockError) -> Response:
+        return answered(request, error)
+
+    @app.exception_handler(HTTPException)
+    async def theirs(request: Request, error: HTTPException) -> Response:
+        kind = _ERRORS.get(error.status_code, MalformedError)
+        response = answered(request, kind(_DETAILS.get(error.status_code, "The request cannot be read.")))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, _: Exception) -> Response:
+        return answered(request, InternalError("Something went wrong on our side."))
+
+
+_DETAILS = {
+    404: "There is no such route. GET /openapi.json lists them.",
+    405: "This route does not take this method; Allow lists those that it takes.",
+}
+
+
+def _caller(gateway: Gateway, request: Request) -> None:
+    authorization = request.headers.get("authorization")
+    gateway.access.caller(authorization.encode("latin-1") if authorization else None, request.scope.get("server"))
+
+
+async def _store_answers(gateway: Gateway) -> bool:
+    try:
+        await gateway.ping_store()
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def _model(catalog: Catalog, name: str) -> dict[str, Any]:
+    versions = catalog.versions(name)
+    return {
+        "name": name,
+        "active_version": catalog.active(name),
+        "versions": [_version(versions[number]) for number in sorted(versions)],
+    }
+
+
+def _version(record: ModelRecord) -> dict[str, Any]:
+    config = record.config
+    described = {
+        "version": record.version,
+        "state": record.state,
+        "description": config.description,
+        "pool": config.pool,
+        "digest": record.digest,
+        "inputs": record.signature.inputs,
+        "outputs": record.signature.outputs,
+        "preprocess": config.preprocess.kind,
+        "postprocess": config.postprocess.kind,
+        "batch_max": config.inference.batch_max,
+        "limits": config.limits,
+        "retry": config.retry,
+    }
+    return {**described, "reason": record.reason} if record.reason else described
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

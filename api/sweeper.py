@@ -1,0 +1,86 @@
+"""The sweeper: what keeps the promises when somebody died.
+
+Several times a second it ends what is late, gives back what a dead worker held, publishes again what the broker
+lost, and fills windows that have room.
+
+Every gateway runs one; a lease in the store lets one at a time act, for efficiency only: each act is one script,
+bounded and harmless when repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+
+from api.metrics import Metrics
+from jobs import commands
+from jobs.commands import Doubtful, MicroBatch, Swept
+from jobs.errors import StoreUnavailableError
+from jobs.store import AsyncJobStore
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.25
+LEASE_MS = 3_000
+MOST = 200
+"""Entries of each kind in one pass; a pass that was full is followed by another at once."""
+
+
+class Sweeper:
+    """One gateway's sweeper."""
+
+    def __init__(
+        self,
+        store: AsyncJobStore,
+        publish: Callable[[list[MicroBatch]], None],
+        empty: Callable[[str], Awaitable[bool]],
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._publish = publish
+        self._empty = empty
+        self._metrics = metrics
+        self._name = secrets.token_hex(8)
+        self.turn = False
+        """Whether this gateway holds the sweeper's lease."""
+
+    async def run(self) -> None:
+        """Sweep for ever; a store that is away is asked again."""
+        while True:
+            try:
+                swept = await self._store.run(commands.sweep(self._name, LEASE_MS, MOST))
+                await self._act(swept)
+                pause_s = 0.0 if len(swept.ended) >= MOST or swept.retried >= MOST else INTERVAL_S
+            except StoreUnavailableError:
+                self.turn, pause_s = False, INTERVAL_S * 4
+            await asyncio.sleep(pause_s)
+
+    async def _act(self, swept: Swept) -> None:
+        self.turn = swept.turn
+        self._publish(swept.publish)
+        self._count(swept)
+        lost = [each for each in swept.doubtful if await self._empty(each.queue)]
+        if lost:
+            await self._again(lost)
+
+    async def _again(self, lost: list[Doubtful]) -> None:
+        publish = await self._store.run(commands.republish(lost))
+        log.warning("messages lost by the broker are published again", extra={"count": len(publish)})
+        self._metrics.swept.labels("lost-message").inc(len(publish))
+        self._publish(publish)
+
+    def _count(self, swept: Swept) -> None:
+        for ended in swept.ended:
+            model, version = ended.line.split("/")[2:]
+            self._metrics.jobs.labels(model, version, ended.state).inc()
+            log.info("job ended by the sweeper", extra={"task_id": ended.task_id, "state": ended.state})
+        for kind, count in (
+            ("lost-worker", swept.recovered),
+            ("lost-message", swept.published),
+            ("retry-due", swept.retried),
+        ):
+            if count:
+                self._metrics.swept.labels(kind).inc(count)
+                log.info("swept", extra={"kind": kind, "count": count})

@@ -1,0 +1,265 @@
+"""Every command to the store as a value: which script, which arguments, and how its reply reads.
+
+Nothing here talks to a server, so gateways (asyncio) and workers (threads) share it whole: ``jobs.store`` runs
+a command and hands back what ``read`` makes of the reply. The scripts themselves are in ``jobs/scripts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from jobs.records import Head, Job, StageName, decode_head, encode_head
+from jobs.states import Event
+
+T = TypeVar("T")
+
+
+class Command(Generic[T]):
+    """One call of a script."""
+
+    __slots__ = ("arguments", "read", "script")
+
+    def __init__(self, script: str, arguments: Sequence[Any], read: Callable[[Any], T]) -> None:
+        self.script = script
+        self.arguments = arguments
+        self.read = read
+
+
+class MicroBatch(msgspec.Struct, frozen=True):
+    """A micro-batch that must be published: the chain from ``stage`` on."""
+
+    number: str
+    sequence: str
+    stage: StageName
+    line: str
+    trace: str = ""
+
+    @property
+    def pool(self) -> str:
+        """The pool of workers that serves it."""
+        return self.line.split("/", 1)[0]
+
+    @property
+    def lane(self) -> str:
+        """``interactive`` or ``bulk``."""
+        return self.line.split("/", 2)[1]
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """Jobs are written: the store's clock in ms, and what the window had room for."""
+
+    now_ms: int
+    publish: list[MicroBatch]
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A job of a micro-batch, as a stage gets it.
+
+    ``place`` counts from 0 among the jobs that went on from the stage before, so it finds the job's intermediate;
+    ``data`` is the input at preprocess, else empty.
+    """
+
+    place: int
+    task_id: str
+    head: Head
+    attempt: int
+    data: bytes
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """The answer to a receipt. ``verdict`` is ``taken``, or why the message is to be dropped."""
+
+    verdict: str
+    publish: list[MicroBatch]
+    number: str = ""
+    stage: StageName = "preprocess"
+    now_ms: int = 0
+    epoch: int = 0
+    reference: bytes = b""
+    stages: bytes = b""
+    members: tuple[Member, ...] = ()
+    line: str = ""
+    suspect: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How one job leaves a stage: completed or failed with its document, or to be retried after a delay."""
+
+    task_id: str
+    event: Event
+    document: bytes = b""
+    code: str = ""
+    delay_ms: int = 0
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """What a stage leaves: who goes on to which stage, with what, and what each job cost in microseconds."""
+
+    following: StageName | None
+    going_on: Sequence[str]
+    reference: bytes
+    stages: bytes
+    cost_us: int
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A job that a command ended."""
+
+    task_id: str
+    state: str
+    line: str
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """``held`` is False when the lease was lost: nothing was written, and nothing may follow."""
+
+    held: bool
+    publish: list[MicroBatch]
+    ended: list[Ended]
+    goes_on: bool
+
+
+class View(msgspec.Struct, frozen=True):
+    """A job as a poll sees it; ``document`` when it ended with one, else the facts to make one from."""
+
+    state: str
+    document: bytes = b""
+    head: Head | None = None
+    attempt: int = 1
+    stage: str = ""
+    ended_at_ms: int = 0
+    code: str = ""
+
+
+class Doubtful(msgspec.Struct, frozen=True):
+    """A micro-batch that waits too long: lost only if the broker says that its queue is empty."""
+
+    number: str
+    sequence: str
+    queue: str
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """One pass of the sweeper; ``turn`` is False when another holds the sweeper's lease."""
+
+    turn: bool
+    publish: list[MicroBatch] = []
+    ended: list[Ended] = []
+    doubtful: list[Doubtful] = []
+    recovered: int = 0
+    published: int = 0
+    retried: int = 0
+
+
+def submit(jobs: Iterable[Job]) -> Command[Submitted]:
+    """Write accepted jobs in one round trip and fill the window."""
+    arguments: list[Any] = []
+    for job in jobs:
+        head = job.head
+        arguments += (
+            *(job.task_id, job.line, encode_head(head), job.data),
+            *(head.deadline_at_ms, head.attempts_max, head.traceparent),
+        )
+    return Command("submit", arguments, lambda reply: Submitted(reply[0], _microbatches(reply[1])))
+
+
+def take(number: str, stage: StageName, sequence: str, holder: str, lease_ms: int) -> Command[Taken]:
+    """Take the lease of a micro-batch for one stage, or learn why not."""
+
+    def read(reply: list[Any]) -> Taken:
+        verdict, publish = reply[0].decode(), _microbatches(reply[1])
+        if verdict != "taken":
+            return Taken(verdict, publish)
+        now_ms, epoch, reference, stages, members, line, suspect = reply[2:]
+        return Taken(
+            *(verdict, publish, number, stage, now_ms, epoch, reference, stages),
+            tuple(Member(m[0], m[1].decode(), decode_head(m[2]), m[3], m[4]) for m in members),
+            line.decode(),
+            bool(suspect),
+        )
+
+    return Command("take", (number, stage, sequence, holder, lease_ms), read)
+
+
+def commit(taken: Taken, handover: Handover, outcomes: Sequence[Outcome]) -> Command[Committed]:
+    """Commit a stage under its lease: end or retry what leaves here, hand the rest to the next stage."""
+    arguments: list[Any] = [
+        *(taken.number, taken.epoch, taken.stage, handover.following or ""),
+        *(handover.reference, handover.stages, handover.cost_us, " ".join(handover.going_on)),
+    ]
+    for each in outcomes:
+        arguments += (each.task_id, each.event, each.document, each.code, each.delay_ms)
+    return Command(
+        "commit",
+        arguments,
+        lambda r: Committed(bool(r[0]), _microbatches(r[1]), _ended(r[2]), bool(r[3])),
+    )
+
+
+def release(taken: Taken) -> Command[list[MicroBatch]]:
+    """Give a micro-batch back unharmed; it starts again at preprocess."""
+    return Command("release", (taken.number, taken.epoch), lambda reply: _microbatches(reply[1]))
+
+
+def beat(
+    holder: str,
+    description: bytes,
+    lease_ms: int,
+    slots: dict[str, int],
+    held: Sequence[tuple[str, int]],
+) -> Command[list[str]]:
+    """A worker's sign of life: slots by pool, leases by (number, epoch); the numbers that it lost."""
+    arguments: list[Any] = [holder, description, lease_ms, len(slots)]
+    for pool, count in slots.items():
+        arguments += (pool, count)
+    for number, epoch in held:
+        arguments += (number, epoch)
+    return Command("beat", arguments, lambda reply: [number.decode() for number in reply])
+
+
+def leave(holder: str) -> Command[None]:
+    """A worker says goodbye."""
+    return Command("leave", (holder,), lambda _: None)
+
+
+def read(task_ids: Sequence[str]) -> Command[list[View | None]]:
+    """Jobs as polls see them, in the order asked; None where there is no record."""
+    return Command("read", task_ids, lambda reply: [_view(each) for each in reply])
+
+
+def sweep(sweeper: str, lease_ms: int, most: int) -> Command[Swept]:
+    """One bounded pass of the sweeper, if it is its turn."""
+
+    def read(reply: list[Any]) -> Swept:
+        if not reply[0]:
+            return Swept(turn=False)
+        doubtful = [Doubtful(*(part.decode() for part in each)) for each in reply[3]]
+        return Swept(True, _microbatches(reply[1]), _ended(reply[2]), doubtful, *reply[4])
+
+    return Command("sweep", (sweeper, lease_ms, most), read)
+
+
+def republish(lost: Iterable[Doubtful]) -> Command[list[MicroBatch]]:
+    """New sequence numbers for micro-batches whose messages are lost."""
+    arguments = [part for each in lost for part in (each.number, each.sequence)]
+    return Command("republish", arguments, _microbatches)
+
+
+def _microbatches(reply: list[list[bytes]]) -> list[MicroBatch]:
+    return [MicroBatch(*(part.decode() for part in each)) for each in reply]  # type: ignore[arg-type]
+
+
+def _ended(reply: list[list[bytes]]) -> list[Ended]:
+    return [Ended(*(part.decode() for part in each)) for each in reply]
+
+
+def _view(reply: Any) -> View | None:
+    if not reply:
+        return None
+    if reply[1]:
+        return View(reply[0].decode(), reply[1])
+    state, document, head, attempt, stage, ended, code = reply
+    return View(state.decode(), document, decode_head(head), attempt, stage.decode(), ended, code.decode())

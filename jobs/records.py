@@ -1,0 +1,120 @@
+"""What is written of a job: its head at submit, its document at the end, and the instants in both.
+
+Instants inside are integer milliseconds on the store's clock; on the wire they are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+"""Version of every record and message; a process reads its own and the one before."""
+
+Lane = Literal["interactive", "bulk"]
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+StageName = Literal["preprocess", "inference", "postprocess"]
+STAGES: tuple[StageName, ...] = ("preprocess", "inference", "postprocess")
+
+
+class Head(msgspec.Struct, array_like=True, frozen=True):
+    """The facts of a job that do not change: written at submit, read by every stage and every poll."""
+
+    schema: int
+    tenant: str
+    model: str
+    version: int
+    lane: Lane
+    queued_at_ms: int
+    deadline_at_ms: int
+    attempts_max: int
+    media_type: str
+    input_sha256: bytes
+    request_id: str = ""
+    traceparent: str = ""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """An accepted job on its way into the store."""
+
+    task_id: str
+    head: Head
+    line: str
+    data: bytes
+
+    @classmethod
+    def of(cls, task_id: str, head: Head, pool: str, data: bytes) -> Job:
+        """The job and the line it waits in."""
+        return cls(task_id, head, f"{pool}/{head.lane}/{head.model}/{head.version}", data)
+
+
+class StageRun(msgspec.Struct, frozen=True):
+    """One stage of the micro-batch that a job travelled in. Seconds; ``batch_rows``: rows in the session call."""
+
+    name: StageName
+    queued_s: float
+    run_s: float
+    microbatch_jobs: int
+    batch_rows: int
+    worker: str
+
+
+class JobError(msgspec.Struct, frozen=True):
+    """Why a job did not complete."""
+
+    code: str
+    message: str
+    retryable: bool
+    stage: str
+    attempt: int
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What computed the result from what."""
+
+    model_sha256: str
+    input_sha256: str
+    provider: str
+
+
+class Document(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The terminal document, as it is answered."""
+
+    task_id: str
+    status: str
+    model: str
+    version: int
+    attempt: int
+    queued_at: str
+    ended_at: str
+    started_at: str | None = None
+    stages: tuple[StageRun, ...] | msgspec.Raw = ()
+    provenance: Provenance | None = None
+    result: Any = msgspec.UNSET
+    error: JobError | msgspec.UnsetType = msgspec.UNSET
+
+
+encode_head = msgspec.msgpack.Encoder().encode
+decode_head = msgspec.msgpack.Decoder(Head).decode
+encode_document = msgspec.json.Encoder().encode
+
+
+def instant(ms: int) -> str:
+    """Unix milliseconds as RFC 3339 in UTC: ``2026-11-21T05:30:00.123Z``."""
+    seconds, rest = divmod(ms, 1000)
+    return f"{_second(seconds)}.{rest:03d}Z"
+
+
+_cached: tuple[int, str] = (0, "1970-01-01T00:00:00")
+
+
+def _second(seconds: int) -> str:
+    """The text of a second; the last one is remembered, for most instants of a moment share it."""
+    global _cached  # noqa: PLW0603 - a cache of one entry, replaced whole, so that threads may race
+    known, text = _cached
+    if known != seconds:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        _cached = (seconds, text)
+    return text

@@ -1,0 +1,197 @@
+-- What the scripts share. Every script is this file, then its own; the table ENDS (event -> terminal state) is
+-- put in front from jobs/states.py.
+--
+-- KEYS[1]     prefix of every key
+-- ARGV[1..5]  micro-batches for each worker slot, jobs and input bytes in a micro-batch at most, microseconds
+--             that one stage of a micro-batch should take, retention of an ended job in milliseconds
+-- ARGV[6..]   the script's own
+--
+-- A script runs alone and whole, so each function may read, decide and write. Instants are milliseconds on the
+-- store's clock. Keys, types and sizes are listed in docs/store.md.
+
+local P = KEYS[1]
+local PER_SLOT, JOBS_MAX, BYTES_MAX = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local SLICE_US, RETENTION = tonumber(ARGV[4]), tonumber(ARGV[5])
+local SCHEMA = 1
+local LOST_AFTER = 2000        -- an unleased micro-batch is not looked at before
+local LOST_AFTER_MAX = 32000   -- nor later than, however often it was published again
+local WINDOW_MIN = 4           -- micro-batches in the broker while no worker is known
+local MICROBATCH_TTL = 172800000
+local WORKER_TTL = 15000
+
+local call = redis.call
+local time = call('TIME')
+local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local ended = {}    -- {id, state, line} of every job that this script ended
+
+-- A line is "pool/lane/model/version": the jobs that may share a micro-batch.
+local function pool_of(line) return string.match(line, '^[^/]+') end
+local function queue_of(line, stage)
+  local pool, lane = string.match(line, '^([^/]+)/([^/]+)')
+  return pool .. '.' .. stage .. '.' .. lane
+end
+
+local function wait(id, line, score)
+  call('ZADD', P .. 'line:' .. line, score, id)
+  local pool, lane = string.match(line, '^([^/]+)/([^/]+)')
+  call('ZADD', P .. 'lines:' .. pool .. ':' .. lane, 'NX', 0, line)
+end
+
+local function stop_waiting(id, line)
+  local pool = pool_of(line)
+  call('ZREM', P .. 'line:' .. line, id)
+  call('ZREM', P .. 'suspects:' .. pool, id)
+  call('ZREM', P .. 'retries', id)
+end
+
+-- Ends an open job; false, and nothing changed, when it has ended already. A completed job keeps its document
+-- alone; any other keeps its input too, for whoever runs it again.
+local function finish(id, event, document, code, stage)
+  local key = P .. 'job:' .. id
+  local job = call('HMGET', key, 'state', 'line', 'microbatch')
+  if job[1] ~= 'queued' then return false end
+  local state = ENDS[event]
+  if event == 'complete' then
+    call('DEL', key)
+    call('HSET', key, 'v', SCHEMA, 'state', state, 'document', document)
+  else
+    call('HSET', key, 'state', state, 'ended', NOW, 'code', code or '', 'stage', stage or '')
+    call('HDEL', key, 'microbatch')
+    if document and document ~= '' then call('HSET', key, 'document', document) end
+  end
+  if not job[3] then stop_waiting(id, job[2]) end
+  call('ZREM', P .. 'deadlines', id)
+  call('PEXPIRE', key, RETENTION)
+  ended[#ended + 1] = {id, state, job[2]}
+  return true
+end
+
+-- Wakes whoever waits for a result; called once, at the end of a script that may have ended jobs.
+local function announce()
+  if #ended == 0 then return end
+  local ids = {}
+  for i = 1, #ended do ids[i] = ended[i][1] end
+  call('PUBLISH', P .. 'ended', table.concat(ids, ' '))
+end
+
+local function close(number, line)
+  local pool = pool_of(line)
+  call('DEL', P .. 'microbatch:' .. number)
+  call('ZREM', P .. 'live:' .. pool, number)
+  call('SREM', P .. 'suspects-live:' .. pool, number)
+end
+
+-- The holder died. What it ran comes back as suspects, which run alone; only a suspect is charged an attempt.
+local function recover(number, line, stage, members, suspect)
+  local pool = pool_of(line)
+  for id in string.gmatch(members, '%S+') do
+    local key = P .. 'job:' .. id
+    local job = call('HMGET', key, 'state', 'microbatch', 'attempt', 'limit')
+    if job[1] == 'queued' and job[2] == number then
+      local attempt = tonumber(job[3] or 1)
+      if suspect and attempt >= tonumber(job[4]) then
+        finish(id, 'fail', nil, 'worker-lost', stage)
+      else
+        if suspect then call('HSET', key, 'attempt', attempt + 1) end
+        call('HDEL', key, 'microbatch')
+        call('ZADD', P .. 'suspects:' .. pool, NOW, id)
+      end
+    end
+  end
+  close(number, line)
+end
+
+-- A micro-batch whose message is lost gets a new sequence number, which voids the old message should it turn up.
+-- It is looked at again after twice the time, so that a slow queue is not fed copies.
+local function publish_again(number, line, stage)
+  local key = P .. 'microbatch:' .. number
+  local sequence = call('INCR', P .. 'sequence')
+  local again = call('HINCRBY', key, 'again', 1)
+  call('HSET', key, 'sequence', sequence, 'published', NOW)
+  call('ZADD', P .. 'live:' .. pool_of(line), NOW + math.min(LOST_AFTER_MAX, LOST_AFTER * 2 ^ again), number)
+  return {number, tostring(sequence), stage, line, ''}
+end
+
+-- How many jobs of a line make a micro-batch: bounded by count and by the slowest stage's measured cost.
+local function jobs_for(line)
+  local most = JOBS_MAX
+  local costs = call('HVALS', P .. 'cost:' .. string.match(line, '^[^/]+/[^/]+/(.+)$'))
+  for i = 1, #costs do
+    most = math.min(most, math.floor(SLICE_US / math.max(1, tonumber(costs[i]))))
+  end
+  return math.max(1, most)
+end
+
+-- Takes the next waiting jobs of a line, bounded by jobs_for and by bytes (one job always goes).
+local function take_from(line)
+  local key = P .. 'line:' .. line
+  local ids = call('ZRANGE', key, 0, jobs_for(line) - 1)
+  local bytes, taken = 0, {}
+  for i = 1, #ids do
+    bytes = bytes + call('HSTRLEN', P .. 'job:' .. ids[i], 'input')
+    if i > 1 and bytes > BYTES_MAX then break end
+    taken[i] = ids[i]
+  end
+  if #taken > 0 then call('ZREM', key, unpack(taken)) end
+  return taken
+end
+
+local function microbatch(line, ids, suspect)
+  local pool = pool_of(line)
+  local sequence = call('INCR', P .. 'sequence')
+  local number = tostring(sequence)
+  local key = P .. 'microbatch:' .. number
+  call('HSET', key, 'v', SCHEMA, 'line', line, 'stage', 'preprocess', 'epoch', 0, 'sequence', sequence,
+    'published', NOW, 'lease', 0, 'holder', '', 'reference', '', 'stages', '', 'again', 0, 'suspect', suspect and 1 or 0,
+    'members', table.concat(ids, ' '))
+  call('PEXPIRE', key, MICROBATCH_TTL)
+  call('ZADD', P .. 'live:' .. pool, NOW + LOST_AFTER, number)
+  if suspect then call('SADD', P .. 'suspects-live:' .. pool, number) end
+  for i = 1, #ids do call('HSET', P .. 'job:' .. ids[i], 'microbatch', number) end
+  local trace = call('HGET', P .. 'job:' .. ids[1], 'trace')
+  return {number, number, 'preprocess', line, trace or ''}
+end
+
+-- The next micro-batch of a pool, or nil: a suspect if none is running, then interactive, then bulk; the lines
+-- of a lane take turns.
+local function next_microbatch(pool)
+  if call('SCARD', P .. 'suspects-live:' .. pool) == 0 then
+    local id = call('ZPOPMIN', P .. 'suspects:' .. pool)[1]
+    local line = id and call('HGET', P .. 'job:' .. id, 'line')
+    if line then return microbatch(line, {id}, true) end
+  end
+  for _, lane in ipairs({'interactive', 'bulk'}) do
+    local lines = P .. 'lines:' .. pool .. ':' .. lane
+    local line = call('ZRANGE', lines, 0, 0)[1]
+    while line do
+      local ids = take_from(line)
+      if #ids > 0 then
+        local made = microbatch(line, ids, false)
+        call('ZADD', lines, made[2], line)
+        return made
+      end
+      call('ZREM', lines, line)
+      line = call('ZRANGE', lines, 0, 0)[1]
+    end
+  end
+  return nil
+end
+
+local function window(pool)
+  local slots = 0
+  for _, each in ipairs(call('HVALS', P .. 'slots:' .. pool)) do slots = slots + tonumber(each) end
+  return math.max(WINDOW_MIN, slots * PER_SLOT)
+end
+
+-- Fills the window of a pool; what it made must now be published.
+local function fill(pool, made)
+  local room = window(pool) - call('ZCARD', P .. 'live:' .. pool)
+  while room > 0 do
+    local next = next_microbatch(pool)
+    if not next then break end
+    made[#made + 1] = next
+    room = room - 1
+  end
+  return made
+end

@@ -1,0 +1,63 @@
+-- One bounded pass of the sweeper. ARGV[6..]: who sweeps, its lease in ms, most entries a kind.
+-- Replies {0} when another sweeps; else {1, to publish, ended, doubtful, what it did}. A doubtful micro-batch, {number,
+-- sequence, queue}, waits unleased for longer than it should and nothing younger was received: it is lost only if
+-- the broker says that its queue is empty.
+local sweeper, most = P .. 'sweeper', tonumber(ARGV[8])
+local holder = call('GET', sweeper)
+if holder and holder ~= ARGV[6] then return {0} end
+call('SET', sweeper, ARGV[6], 'PX', ARGV[7])
+
+local made, doubtful = {}, {}
+local recovered, published, retried = 0, 0, 0
+
+for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'deadlines', '-inf', NOW, 'LIMIT', 0, most)) do
+  local number = call('HGET', P .. 'job:' .. id, 'microbatch')
+  local stage = number and call('HGET', P .. 'microbatch:' .. number, 'stage')
+  if not finish(id, 'expire', nil, 'deadline-passed', stage or '') then call('ZREM', P .. 'deadlines', id) end
+end
+
+for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'retries', '-inf', NOW, 'LIMIT', 0, most)) do
+  call('ZREM', P .. 'retries', id)
+  local line = call('HGET', P .. 'job:' .. id, 'line')
+  if line then
+    wait(id, line, NOW - 1e12)    -- ahead of first attempts: it has waited its turn before
+    retried = retried + 1
+  end
+end
+
+for _, gone in ipairs(call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - WORKER_TTL)) do
+  call('ZREM', P .. 'workers-seen', gone)
+  call('HDEL', P .. 'workers', gone)
+  for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do call('HDEL', P .. 'slots:' .. pool, gone) end
+end
+
+local function look_at(pool, number)
+  local live, key = P .. 'live:' .. pool, P .. 'microbatch:' .. number
+  local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'members', 'suspect', 'published')
+  local line, stage = batch[1], batch[2]
+  if not line then
+    call('ZREM', live, number)
+  elseif batch[5] ~= '' then
+    if tonumber(batch[4]) > NOW then
+      call('ZADD', live, batch[4], number)
+    else
+      recover(number, line, stage, batch[6], batch[7] == '1')
+      recovered = recovered + 1
+    end
+  elseif tonumber(call('HGET', P .. 'seen', queue_of(line, stage)) or 0) > tonumber(batch[8]) then
+    made[#made + 1] = publish_again(number, line, stage)
+    published = published + 1
+  else
+    call('ZADD', live, NOW + LOST_AFTER / 2, number)
+    doubtful[#doubtful + 1] = {number, batch[3], queue_of(line, stage)}
+  end
+end
+
+for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do
+  for _, number in ipairs(call('ZRANGEBYSCORE', P .. 'live:' .. pool, '-inf', NOW, 'LIMIT', 0, most)) do
+    look_at(pool, number)
+  end
+  fill(pool, made)
+end
+announce()
+return {1, made, ended, doubtful, {recovered, published, retried}}

@@ -1,0 +1,95 @@
+"""The Celery app: one function makes it from the settings, for gateways, workers and Flower alike.
+
+Each setting below is there for a reason found by measurement or in Celery's source; docs/celery.md tells them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from jobs.settings import Settings
+from tasks.names import queue_names
+
+GATEWAY_TIMEOUT_S = 1.0
+"""A gateway waits no longer for its broker; a publish that takes longer is unknown, and the sweeper settles it."""
+WORKER_TIMEOUT_S = 10.0
+_DELIVERY_LIMIT = 20
+"""Deliveries of one message that a quorum queue makes before it sets it aside: a last net below our own."""
+_VISIBILITY_TIMEOUT_S = 6 * 3600
+
+
+def make_celery(settings: Settings, timeout_s: float = WORKER_TIMEOUT_S) -> Celery:
+    """The app for one process; opens no connection."""
+    app = Celery("penstock", broker=settings.broker, set_as_current=False)
+    amqp = settings.broker.startswith("amqp")
+    app.conf.update(
+        # Messages are JSON and carry ids only; nothing is ever unpickled.
+        task_serializer="json",
+        accept_content=["json"],
+        # The store holds the truth about jobs: no result backend, no retries but ours.
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_publish_retry=False,
+        task_acks_late=True,
+        task_acks_on_failure_or_timeout=True,
+        task_reject_on_worker_lost=False,
+        task_retry_on_worker_lost=False,
+        task_queues=[queue_of(name, quorum=amqp) for name in queue_names(settings.pools)],
+        task_default_queue=queue_names(settings.pools)[0],
+        task_create_missing_queues=False,
+        task_send_sent_event=False,
+        # Threads: ONNX Runtime releases the interpreter lock while it runs, and is never forked.
+        worker_pool="threads",
+        worker_concurrency=settings.worker_threads,
+        worker_prefetch_multiplier=1,
+        worker_disable_rate_limits=True,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_enable_remote_control=True,
+        broker_connection_retry_on_startup=True,
+        broker_channel_error_retry=True,
+        broker_connection_timeout=timeout_s,
+        broker_heartbeat=10,
+        broker_transport_options=_amqp(settings, timeout_s) if amqp else _redis(settings, timeout_s),
+    )
+    return app
+
+
+def queue_of(name: str, *, quorum: bool) -> Queue:
+    """The queue of this name, as every process declares it."""
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": _DELIVERY_LIMIT,
+        "x-overflow": "reject-publish",
+    }
+    exchange = Exchange("penstock", type="direct", durable=True)
+    return Queue(name, exchange, routing_key=name, durable=True, queue_arguments=arguments if quorum else None)
+
+
+def _redis(settings: Settings, timeout_s: float) -> dict[str, Any]:
+    return {
+        "global_keyprefix": f"{settings.namespace}:broker:",
+        "priority_steps": [0],
+        # Recovery is ours (leases and the sweeper): what the broker gives again is dropped at its lease, so its own
+        # clock is set far away.
+        "visibility_timeout": _VISIBILITY_TIMEOUT_S,
+        "ack_emulation": False,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "retry_on_timeout": False,
+    }
+
+
+def _amqp(settings: Settings, timeout_s: float) -> dict[str, Any]:
+    return {
+        "confirm_publish": settings.confirm_publish,
+        "confirm_timeout": timeout_s,
+        "read_timeout": timeout_s,
+        "write_timeout": timeout_s,
+        "login_method": "PLAIN",
+    }

@@ -1,0 +1,105 @@
+"""Intermediates: what one stage leaves for the next, out of the broker's messages.
+
+A small one lies inside the micro-batch's record, so it costs no round trip of its own. A larger one is a file on
+tmpfs while all workers share that tmpfs, else a key of the store. A reference says which; one that cannot be
+read (another host's file, an expired key) is no failure: the micro-batch starts again at preprocess.
+
+    b"i" + bytes         in the record
+    b"f" + mount/name    a file, and the tmpfs it lies on
+    b"k" + key           a key of the store, with a TTL
+
+Not promised: that an intermediate outlives its host. The janitor removes files that nobody fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import redis
+
+from jobs.settings import Settings
+
+INLINE_BYTES_MAX = 64 * 1024
+TTL_S = 3600
+_TMPFS = Path("/dev/shm")  # noqa: S108 - Linux's tmpfs; the folder in it is ours alone
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def mount_id() -> str:
+    """Names the tmpfs of this machine or container: two workers with the same name see the same files."""
+    try:
+        return f"{_BOOT_ID.read_text().strip()}-{_TMPFS.stat().st_dev}"
+    except OSError:
+        return ""
+
+
+class Intermediates:
+    """Puts and gets intermediates for one worker; safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self._client = client
+        self._prefix = f"{settings.namespace}:intermediate:"
+        self._mount = mount_id()
+        self._folder = _TMPFS / f"penstock-{os.getuid()}-{settings.namespace}"
+        self.shared = False
+        """Whether every worker sees this tmpfs; the heartbeat keeps it true to the facts."""
+
+    @property
+    def mount(self) -> str:
+        """Name of this worker's tmpfs; empty where there is none."""
+        return self._mount
+
+    def put(self, name: str, data: bytes) -> bytes:
+        """Keep ``data`` under a name that is never used twice; the reference to it."""
+        if len(data) <= INLINE_BYTES_MAX:
+            return b"i" + data
+        if self.shared:
+            with contextlib.suppress(OSError):
+                return self._put_file(name, data)
+        key = self._prefix + name
+        self._client.set(key, data, ex=TTL_S)
+        return b"k" + key.encode()
+
+    def get(self, reference: bytes) -> bytes | None:
+        """What a reference refers to; None when it cannot be read here or any more."""
+        kind, rest = reference[:1], reference[1:]
+        if kind == b"i":
+            return rest
+        if kind == b"k":
+            value: bytes | None = self._client.get(rest)  # type: ignore[assignment]
+            return value
+        try:
+            return self._path(rest).read_bytes()
+        except (OSError, ValueError):
+            return None
+
+    def drop(self, reference: bytes) -> None:
+        """Forget an intermediate that nobody will ask for again."""
+        kind, rest = reference[:1], reference[1:]
+        if kind == b"k":
+            self._client.unlink(rest)
+        elif kind == b"f":
+            with contextlib.suppress(OSError, ValueError):
+                self._path(rest).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Remove files older than their TTL: what crashed workers left."""
+        oldest = time.time() - TTL_S
+        with contextlib.suppress(OSError):
+            for path in self._folder.iterdir():
+                if path.stat().st_mtime < oldest:
+                    path.unlink(missing_ok=True)
+
+    def _put_file(self, name: str, data: bytes) -> bytes:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        (self._folder / name).write_bytes(data)
+        return b"f" + f"{self._mount}/{name}".encode()
+
+    def _path(self, rest: bytes) -> Path:
+        mount, _, name = rest.decode().partition("/")
+        if mount != self._mount or "/" in name:
+            raise ValueError(mount)
+        return self._folder / name

@@ -1,0 +1,28 @@
+"""What a worker measures. Each worker shows its own figures on its own port; nothing is counted twice.
+
+Whoever ends a job counts it: a worker what it completed or failed, the sweeping gateway what it expired.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+END_TO_END_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+jobs_total = Counter("penstock_jobs", "Jobs that ended, by outcome", ("model", "version", "outcome"))
+stage_seconds = Histogram(
+    "penstock_stage_seconds", "Seconds that a stage ran on a micro-batch", ("stage",), buckets=STAGE_BUCKETS
+)
+queue_wait_seconds = Histogram(
+    "penstock_queue_wait_seconds", "Seconds from submit to the first stage", buckets=END_TO_END_BUCKETS
+)
+end_to_end_seconds = Histogram(
+    "penstock_end_to_end_seconds", "Seconds from submit to the end of a job", buckets=END_TO_END_BUCKETS
+)
+microbatch_size = Histogram("penstock_microbatch_size", "Jobs in a micro-batch at preprocess", buckets=SIZE_BUCKETS)
+batch_rows = Histogram("penstock_batch_rows", "Rows of a micro-batch in inference", buckets=SIZE_BUCKETS)
+retries_total = Counter("penstock_retries", "Attempts that will be repeated", ("stage", "code"))
+dropped_total = Counter("penstock_messages_dropped", "Messages dropped at the lease, by verdict", ("verdict",))
+model_loaded = Gauge("penstock_model_loaded", "1 while a session of the version is open", ("model", "version"))

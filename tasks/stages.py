@@ -1,0 +1,230 @@
+"""One stage of one micro-batch, in five acts: take the lease, fetch, run, commit, hand on.
+
+Every way out says what becomes of the message. Celery acknowledges it in each case: what is not done stands in the
+store, where the sweeper finds it. The stage functions themselves know arrays and nothing of queues.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from inference.engine import Engine
+from jobs import commands
+from jobs.commands import Committed, Handover, Member, Outcome, Taken
+from jobs.errors import InternalError, OutOfMemoryError, PenstockError, StoreUnavailableError
+from jobs.models import ModelRecord
+from jobs.payload import Payload
+from jobs.records import STAGES, StageName, StageRun
+from jobs.store import JobStore
+from jobs.tensors import Tensors, pack_items, rows_of, unpack_items
+from tasks import metrics
+from tasks.catalog import Catalog, Served
+from tasks.documents import Journey, completed, decode_journey, encode_journey, refused
+from tasks.intermediates import Intermediates
+from tasks.leases import Leases
+from tasks.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+Results: TypeAlias = Sequence[Any]
+"""One for each member: what its stage made, or the PenstockError that it met."""
+
+COMMIT_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a stage needs of its process; made once by ``tasks.worker``."""
+
+    name: str
+    store: JobStore
+    leases: Leases
+    publisher: Publisher
+    intermediates: Intermediates
+    catalog: Catalog
+    engine: Engine
+    load_budget_s: float
+
+
+def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> bool:
+    """Run ``stage`` of micro-batch ``number``; whether the chain goes on to the next stage."""
+    leases = worker.leases
+    taken = worker.store.run(commands.take(number, stage, sequence, leases.holder, leases.lease_ms))
+    worker.publisher.publish(taken.publish)
+    if taken.verdict != "taken":
+        metrics.dropped_total.labels(taken.verdict).inc()
+        return False
+
+    with leases.holding(taken):
+        items = _fetch(worker, taken)
+        if items is None:  # the intermediate is gone: start again at preprocess
+            restarted = worker.store.run(commands.release(taken))
+            worker.publisher.publish(restarted)
+            return False
+        work = _run(worker, taken, items)
+        committed = _commit(worker, taken, work)
+
+    worker.publisher.publish(committed.publish)
+    if committed.held:
+        worker.intermediates.drop(taken.reference)
+        _count(taken, work, committed)
+    return committed.goes_on
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a stage made of a micro-batch: who goes on with what, and who leaves here."""
+
+    going_on: dict[str, Tensors]
+    outcomes: list[Outcome]
+    journey: Journey
+    run_s: float
+
+
+def _fetch(worker: Worker, taken: Taken) -> list[Any] | None:
+    """Each member's payload, or the tensors that the stage before left for it."""
+    if taken.stage == "preprocess":
+        return [Payload(member.head.media_type, member.data) for member in taken.members]
+    packed = worker.intermediates.get(taken.reference)
+    if packed is None:
+        return None
+    items = unpack_items(packed)
+    return [items[member.place] for member in taken.members]
+
+
+def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
+    """Run the stage function; whatever it raises as a whole becomes the outcome of each member."""
+    started = time.perf_counter()
+    model, version = taken.members[0].head.model, taken.members[0].head.version
+    record = ModelRecord(model, version, "loading")
+    rows, provider = 0, ""
+    results: Results
+    try:
+        served = worker.catalog.served(model, version)
+        record = served.record
+        if taken.stage == "inference":
+            rows, provider = sum(map(rows_of, items)), _ensure_loaded(worker, record)
+        results = _FUNCTIONS[taken.stage](worker, served, items)
+    except PenstockError as error:
+        results = [error] * len(items)
+    except MemoryError:
+        results = [OutOfMemoryError(f"The stage {taken.stage} ran out of memory.")] * len(items)
+    except (Exception, SystemExit):
+        log.exception("stage failed", extra={"stage": taken.stage, "microbatch": taken.number})
+        results = [InternalError(f"The stage {taken.stage} failed.")] * len(items)
+    run_s = time.perf_counter() - started
+    journey = _journey(worker, taken, run_s, rows, provider)
+    return _sort(taken, results, journey, record, run_s)
+
+
+def _sort(taken: Taken, results: Results, journey: Journey, record: ModelRecord, run_s: float) -> _Work:
+    """Who goes on, who has ended, who is tried again."""
+    last = _following(taken.stage) is None
+    going_on: dict[str, Tensors] = {}
+    outcomes: list[Outcome] = []
+    for member, result in zip(taken.members, results, strict=True):
+        if isinstance(result, PenstockError):
+            outcomes.append(refused(member, result, taken.stage, journey, record))
+            _log_refusal(member, result, taken.stage)
+        elif last:
+            outcomes.append(completed(member, result, journey, record))
+        else:
+            going_on[member.task_id] = result
+    return _Work(going_on, outcomes, journey, run_s)
+
+
+def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
+    """Write what the stage made, and again while the store is away and the lease may still be ours.
+
+    The epoch makes that safe: the second of two equal commits finds its lease gone and writes nothing.
+    """
+    name = f"{taken.number}-{taken.stage}-{taken.epoch}"
+    give_up_at = time.monotonic() + worker.leases.lease_ms / 1000
+    while True:
+        try:
+            going_on = list(work.going_on.values())
+            reference = worker.intermediates.put(name, pack_items(going_on)) if going_on else b""
+            handover = Handover(
+                following=_following(taken.stage),
+                going_on=list(work.going_on),
+                reference=reference,
+                stages=encode_journey(work.journey),
+                cost_us=int(work.run_s * 1e6 / len(taken.members)),
+            )
+            return worker.store.run(commands.commit(taken, handover, work.outcomes))
+        except StoreUnavailableError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(COMMIT_PAUSE_S)
+
+
+def _journey(worker: Worker, taken: Taken, run_s: float, rows: int, provider: str) -> Journey:
+    """The journey so far, this stage included."""
+    before = decode_journey(taken.stages) if taken.stages else Journey(taken.now_ms, taken.now_ms)
+    queued_s = max(0.0, (taken.now_ms - before.ended_at_ms) / 1000)
+    run = StageRun(taken.stage, queued_s, round(run_s, 6), len(taken.members), rows, worker.name)
+    return Journey(
+        before.started_at_ms,
+        taken.now_ms + int(run_s * 1000),
+        (*before.runs, run),
+        provider or before.provider,
+    )
+
+
+def _ensure_loaded(worker: Worker, record: ModelRecord) -> str:
+    """Load the version if it is not loaded, under longer leases; the provider that runs it."""
+    if not worker.engine.loaded(record):
+        with worker.leases.extended(worker.load_budget_s):
+            worker.engine.warm(record)
+        metrics.model_loaded.labels(record.name, record.version).set(1)
+    return worker.engine.provider(record)
+
+
+def _following(stage: StageName) -> StageName | None:
+    place = STAGES.index(stage) + 1
+    return STAGES[place] if place < len(STAGES) else None
+
+
+_FUNCTIONS: dict[StageName, Callable[[Worker, Served, list[Any]], Results]] = {
+    "preprocess": lambda _, served, payloads: served.preprocess.run(payloads),
+    "inference": lambda worker, served, items: worker.engine.run(served.record, items),
+    "postprocess": lambda _, served, outputs: served.postprocess.run(outputs),
+}
+
+
+def _count(taken: Taken, work: _Work, committed: Committed) -> None:
+    """Metrics of a stage that was committed."""
+    metrics.stage_seconds.labels(taken.stage).observe(work.run_s)
+    if taken.stage == "preprocess":
+        metrics.microbatch_size.observe(len(taken.members))
+        for member in taken.members:
+            metrics.queue_wait_seconds.observe((taken.now_ms - member.head.queued_at_ms) / 1000)
+    elif taken.stage == "inference":
+        metrics.batch_rows.observe(work.journey.runs[-1].batch_rows)
+    for outcome in work.outcomes:
+        if outcome.event == "retry":
+            metrics.retries_total.labels(taken.stage, outcome.code).inc()
+    queued_at = {member.task_id: member.head.queued_at_ms for member in taken.members}
+    for ended in committed.ended:
+        model, version = ended.line.split("/")[2:]
+        metrics.jobs_total.labels(model, version, ended.state).inc()
+        if ended.task_id in queued_at:
+            metrics.end_to_end_seconds.observe((work.journey.ended_at_ms - queued_at[ended.task_id]) / 1000)
+
+
+def _log_refusal(member: Member, error: PenstockError, stage: StageName) -> None:
+    log.info(
+        "job refused by a stage",
+        extra={
+            "task_id": member.task_id,
+            "request_id": member.head.request_id,
+            "model": member.head.model,
+            "stage": stage,
+            "code": error.code,
+            "attempt": member.attempt,
+        },
+    )

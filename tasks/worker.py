@@ -1,0 +1,132 @@
+"""The worker process: ``celery -A tasks.worker worker``. Start, run and drain are the three signal handlers.
+
+Start happens before Celery connects to the broker: self-check, trial loads, sessions warm, metrics. So a cold worker
+takes nothing, and one that cannot serve stops with one line. Flower uses the same app.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+from typing import Any
+
+import msgspec
+from celery import Celery, Task
+from celery.exceptions import Ignore
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown
+from prometheus_client import start_http_server
+
+from inference.engine import Engine
+from jobs.connect import redis_client
+from jobs.errors import EXIT_CONFIG, SetupError
+from jobs.logs import log_json_lines
+from jobs.records import STAGES, StageName
+from jobs.selfcheck import check_worker
+from jobs.settings import Settings, settings
+from jobs.store import Flow, JobStore
+from tasks import metrics
+from tasks.app import WORKER_TIMEOUT_S, make_celery
+from tasks.catalog import Catalog
+from tasks.intermediates import Intermediates
+from tasks.leases import Leases
+from tasks.names import task_name
+from tasks.publisher import Publisher
+from tasks.stages import Worker, run_stage
+
+log = logging.getLogger(__name__)
+
+
+class _Process:
+    """This process's worker, once it has started."""
+
+    worker: Worker | None = None
+
+
+def _add_tasks(app: Celery) -> None:
+    for stage in STAGES:
+        app.task(_stage_task(stage), name=task_name(stage), bind=True)
+
+
+def _stage_task(stage: StageName) -> Any:
+    def task(_: Task, number: str, sequence: str, schema: int) -> None:  # noqa: ARG001 - one schema so far
+        worker = _Process.worker
+        if worker is None:
+            raise Ignore
+        if not run_stage(worker, stage, number, sequence) and stage != STAGES[-1]:
+            raise Ignore  # the chain ends here; the message is acknowledged
+
+    return task
+
+
+def open_worker(config: Settings, app: Celery) -> Worker:
+    """Connect, verify the models, warm the sessions; opens no consumer."""
+    client = redis_client(config.store, WORKER_TIMEOUT_S)
+    store = JobStore(client, config.namespace, Flow.of(config))
+    name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+    intermediates = Intermediates(client, config)
+    facts = {"host": socket.gethostname(), "pid": os.getpid(), "mount": intermediates.mount}
+    leases = Leases(store, name, config.lease_s, lambda: msgspec.json.encode(facts))
+    catalog = Catalog(client, config.namespace, config.models, config.pools)
+    catalog.publish()
+    engine = Engine(config.models, config.intra_op_threads)
+    for record in catalog.ready():
+        engine.warm(record)
+        metrics.model_loaded.labels(record.name, record.version).set(1)
+    return Worker(name, store, leases, Publisher(app), intermediates, catalog, engine, config.load_budget_s)
+
+
+def _share_tmpfs(worker: Worker) -> None:
+    """Files serve as intermediates while every worker that gives signs of life names the same tmpfs."""
+    described = worker.store.client.hvals(f"{worker.store.prefix}workers")
+    mounts = {msgspec.json.decode(each)["mount"] for each in described}
+    worker.intermediates.shared = mounts == {worker.intermediates.mount} != {""}
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _log(**_: Any) -> None:
+    log_json_lines(settings().log_level)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _start(**_: Any) -> None:
+    config = settings()
+    try:
+        check_worker(config)
+        worker = open_worker(config, app)
+    except SetupError as error:
+        print(f"penstock: {error}", file=sys.stderr)  # noqa: T201 - the one line that says what to do
+        os._exit(EXIT_CONFIG)
+    worker.leases.on_beat.append(lambda: _share_tmpfs(worker))
+    worker.leases.on_beat.append(worker.intermediates.clean)
+    server, _thread = start_http_server(config.worker_metrics_port, config.worker_metrics_host)
+    log.info("metrics", extra={"host": config.worker_metrics_host, "port": server.server_port})
+    _Process.worker = worker
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _run(sender: Any, **_: Any) -> None:
+    worker = _Process.worker
+    if worker is None:
+        return
+    served = {queue.split(".")[0] for queue in sender.app.amqp.queues.consume_from}
+    worker.leases.slots = dict.fromkeys(served, sender.controller.concurrency)
+    worker.leases.beat()
+    worker.leases.start()
+    _share_tmpfs(worker)
+    log.info("ready", extra={"worker": worker.name, "queues": sorted(sender.app.amqp.queues.consume_from)})
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _drain(**_: Any) -> None:
+    if _Process.worker is not None:
+        _Process.worker.leases.stop()
+
+
+try:
+    app = make_celery(settings())
+except SetupError as problem:
+    sys.exit(f"penstock: {problem}")
+_add_tasks(app)
