@@ -1,0 +1,1 @@
+"""Models on disk and in ONNX Runtime: ``repository``, ``session``, ``engine``, ``trial``."""

@@ -5,6 +5,7 @@ Instants inside are integer milliseconds on the store's clock; on the wire they 
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any, Literal
 
@@ -107,14 +108,7 @@ def instant(ms: int) -> str:
     return f"{_second(seconds)}.{rest:03d}Z"
 
 
-_cached: tuple[int, str] = (0, "1970-01-01T00:00:00")
-
-
+@functools.lru_cache(maxsize=1024)
 def _second(seconds: int) -> str:
-    """The text of a second; the last one is remembered, for most instants of a moment share it."""
-    global _cached  # noqa: PLW0603 - a cache of one entry, replaced whole, so that threads may race
-    known, text = _cached
-    if known != seconds:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        _cached = (seconds, text)
-    return text
+    """The text of a second; instants of a moment share few of them."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

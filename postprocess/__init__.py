@@ -1,0 +1,1 @@
+"""Outputs to result documents. The face is ``postprocess.kinds``."""

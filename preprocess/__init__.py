@@ -1,0 +1,1 @@
+"""Payloads to tensors. The face is ``preprocess.kinds``."""

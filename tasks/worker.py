@@ -30,6 +30,7 @@ from jobs.store import Flow, JobStore
 from tasks import metrics
 from tasks.app import WORKER_TIMEOUT_S, make_celery
 from tasks.catalog import Catalog
+from tasks.events import BatchedEvents
 from tasks.intermediates import Intermediates
 from tasks.leases import Leases
 from tasks.names import task_name
@@ -88,6 +89,8 @@ def _share_tmpfs(worker: Worker) -> None:
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log(**_: Any) -> None:
     log_json_lines(settings().log_level)
+    for chatty in ("celery.app.trace", "celery.worker.strategy"):  # a line for each message: Flower shows them
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
@@ -130,3 +133,4 @@ try:
 except SetupError as problem:
     sys.exit(f"penstock: {problem}")
 _add_tasks(app)
+app.steps["consumer"].add(BatchedEvents)

@@ -15,7 +15,7 @@ local SLICE_US, RETENTION = tonumber(ARGV[4]), tonumber(ARGV[5])
 local SCHEMA = 1
 local LOST_AFTER = 2000        -- an unleased micro-batch is not looked at before
 local LOST_AFTER_MAX = 32000   -- nor later than, however often it was published again
-local WINDOW_MIN = 4           -- micro-batches in the broker while no worker is known
+local WINDOW_MIN = 2           -- micro-batches in the broker while no worker is known
 local MICROBATCH_TTL = 172800000
 local WORKER_TTL = 15000
 

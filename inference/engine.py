@@ -1,0 +1,176 @@
+"""Many jobs, few calls: sessions by model version, and batches that no bad item can sink.
+
+Items of one make are joined into calls of at most ``batch_max`` rows. A call that fails is halved until the
+guilty item stands alone; only that one gets the error. An item larger than ``batch_max`` rows runs in slices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.repository import GRAPH, digest
+from inference.session import Session, is_fixed
+from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
+from jobs.models import ModelRecord
+from jobs.tensors import Tensors, join, make_of, rows_of, split
+
+Outcome: TypeAlias = Tensors | PenstockError
+
+
+@dataclasses.dataclass(slots=True)
+class _Place:
+    """Where one version's session lies; the lock is held while it is opened."""
+
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    session: Session | None = None
+    digest: str = ""
+
+
+class Engine:
+    """Runs every model of one worker process; safe to use from many threads.
+
+    ``intra_op_threads`` holds for models that do not set their own.
+    """
+
+    def __init__(self, models: Path, intra_op_threads: int) -> None:
+        self._models = models
+        self._threads = intra_op_threads
+        self._places: defaultdict[tuple[str, int], _Place] = defaultdict(_Place)
+        self._lock = threading.Lock()
+
+    def loaded(self, record: ModelRecord) -> bool:
+        """Whether the version's session is open; if not, the next call opens it, which takes a while."""
+        place = self._place(record)
+        return place.session is not None and place.digest == record.digest
+
+    def warm(self, record: ModelRecord) -> None:
+        """Open and warm the version's session, if it is not; ModelUnavailableError where that fails."""
+        self._session(record)
+
+    def provider(self, record: ModelRecord) -> str:
+        """Where the version runs, ``CPU`` or ``CUDA``; opens it if need be."""
+        return self._session(record).provider
+
+    def run(self, record: ModelRecord, items: Sequence[Tensors]) -> list[Outcome]:
+        """Run the items, row axis first; gives the outputs of each, or its own error, in order."""
+        try:
+            session = self._session(record)
+        except ModelUnavailableError as error:
+            return [error for _ in items]
+        return _Run(session, session.fixed_rows or record.config.inference.batch_max).all(items)
+
+    def _place(self, record: ModelRecord) -> _Place:
+        with self._lock:
+            return self._places[record.name, record.version]
+
+    def _session(self, record: ModelRecord) -> Session:
+        place = self._place(record)
+        session = place.session
+        if session is not None and place.digest == record.digest:
+            return session
+        with place.lock:
+            if place.session is None or place.digest != record.digest:
+                place.session = self._open(record)
+                place.digest = record.digest
+            return place.session
+
+    def _open(self, record: ModelRecord) -> Session:
+        folder = self._models / record.name / str(record.version)
+        called = f"version {record.version} of {record.name}"
+        try:
+            if digest(folder) != record.digest:
+                raise ModelUnavailableError(f"the file of {called} is not the one that was verified")
+            threads = record.config.inference.intra_op_threads or self._threads
+            session = Session.open(folder / GRAPH, threads=threads, mem_pattern=is_fixed(record.signature))
+            session.warm(record.config.inference.batch_max)
+        except OSError:
+            raise ModelUnavailableError(f"the file of {called} cannot be read by this worker") from None
+        except SetupError as error:
+            raise ModelUnavailableError(f"{called}: {error}") from None
+        return session
+
+
+class _Run:
+    """One ``Engine.run``: cuts items into calls of at most ``rows_max`` rows and settles each."""
+
+    def __init__(self, session: Session, rows_max: int) -> None:
+        self._session = session
+        self._rows_max = rows_max
+
+    def all(self, items: Sequence[Tensors]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        for indices in self._calls(items):
+            outcomes.update(zip(indices, self._settle([items[index] for index in indices]), strict=True))
+        return [outcomes[index] for index in range(len(items))]
+
+    def _calls(self, items: Sequence[Tensors]) -> Iterator[list[int]]:
+        """Cut into calls (indices) of one make and ``rows_max`` rows, unless one item has more."""
+        makes: defaultdict[object, list[int]] = defaultdict(list)
+        for index, item in enumerate(items):
+            makes[make_of(item)].append(index)
+        for indices in makes.values():
+            call: list[int] = []
+            rows = 0
+            for index in indices:
+                count = rows_of(items[index])
+                if call and rows + count > self._rows_max:
+                    yield call
+                    call, rows = [], 0
+                call.append(index)
+                rows += count
+            yield call
+
+    def _settle(self, items: list[Tensors]) -> list[Outcome]:
+        """Run items of one make together if that works, else each half by itself."""
+        try:
+            return [*split(self._outputs(join(items)), [rows_of(item) for item in items])]
+        except PenstockError as error:
+            if len(items) == 1:
+                return [self._alone(items[0], error)]
+        middle = len(items) // 2
+        return self._settle(items[:middle]) + self._settle(items[middle:])
+
+    def _alone(self, item: Tensors, error: PenstockError) -> Outcome:
+        """Settle an item that failed alone: where memory was short, its rows are tried in slices."""
+        rows = rows_of(item)
+        while isinstance(error, OutOfMemoryError) and rows > 1 and self._session.fixed_rows is None:
+            rows = min(rows, self._rows_max) // 2 or 1
+            try:
+                return self._sliced(item, rows)
+            except PenstockError as again:
+                error = again
+        return error
+
+    def _outputs(self, feeds: Tensors) -> Tensors:
+        """Run any number of rows: more than ``rows_max`` in slices."""
+        if rows_of(feeds) > self._rows_max:
+            return self._sliced(feeds, self._rows_max)
+        return self._call(feeds)
+
+    def _sliced(self, feeds: Tensors, size: int) -> Tensors:
+        starts = range(0, rows_of(feeds), size)
+        slices = [{name: array[at : at + size] for name, array in feeds.items()} for at in starts]
+        outputs = [self._call(each) for each in slices]
+        if len({make_of(each) for each in outputs}) > 1:
+            raise ModelError("the model gave outputs of different shapes for the rows of one input")
+        return join(outputs)
+
+    def _call(self, feeds: Tensors) -> Tensors:
+        """One call of the session; a graph with a fixed number of rows is filled up with zeros."""
+        rows, fixed = rows_of(feeds), self._session.fixed_rows
+        if fixed is None or fixed == rows:
+            return self._session.run(feeds)
+        outputs = self._session.run({name: _filled(array, fixed) for name, array in feeds.items()})
+        return {name: array[:rows] for name, array in outputs.items()}
+
+
+def _filled(array: NDArray[Any], rows: int) -> NDArray[Any]:
+    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])

@@ -1,0 +1,131 @@
+"""A first load where nothing can be hurt: a throw-away child loads, warms and runs a graph under limits.
+
+``trial`` is the parent's side and never imports ONNX Runtime, which a crafted graph can crash or hang. The
+child is ``python -m inference.trial <version folder> [batch_max [timeout_s]]`` and prints one JSON line. It
+runs on the CPU only: a GPU would reserve more address space than any sensible limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from inference.repository import GRAPH, digest, read_config
+from jobs.errors import SetupError
+from jobs.models import ModelConfig, ModelRecord, Signature
+
+log = logging.getLogger(__name__)
+
+_MEMORY_BYTES = 4 * 1024**3
+"""Address space of the child, besides four times the folder's files: an empty session maps about 1 GB."""
+_OUTPUT_BYTES = 1024 * 1024
+_COMMAND = (sys.executable, "-m", "inference.trial")
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the child prints: a signature, or why there is none."""
+
+    signature: Signature | None = None
+    reason: str = ""
+
+
+def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
+    """Try ``<models>/<name>/<version>``: the record is ``ready``, or ``broken`` with a reason."""
+    name, version = folder.parent.name, int(folder.name)
+    try:
+        sha256 = digest(folder)
+    except OSError:
+        return ModelRecord(name, version, "broken", config, reason=f"{GRAPH} cannot be read")
+    verdict = _ask(folder, config.inference.batch_max, timeout_s)
+    if verdict.signature is None:
+        return ModelRecord(name, version, "broken", config, sha256, reason=verdict.reason)
+    return ModelRecord(name, version, "ready", config, sha256, verdict.signature)
+
+
+def _ask(folder: Path, batch_max: int, timeout_s: float) -> Verdict:
+    """Run the child to its end and read what it says; nothing that it does can raise here."""
+    command = [*_COMMAND, str(folder.resolve()), str(batch_max), str(timeout_s)]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=_ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Verdict(reason=f"the trial load took longer than {timeout_s:g} s")
+        verdict = _verdict(output, done.returncode)
+        if verdict.signature is None:
+            log.warning("trial load of %s: %s\n%s", folder, verdict.reason, _tail(errors))
+        return verdict
+
+
+def _verdict(output: IO[bytes], returncode: int) -> Verdict:
+    if returncode < 0:
+        return Verdict(reason=f"the trial load crashed (signal {-returncode})")
+    output.seek(0)
+    try:
+        return msgspec.json.decode(output.read(_OUTPUT_BYTES), type=Verdict)
+    except msgspec.DecodeError:
+        return Verdict(reason=f"the trial load ended with status {returncode} and no verdict")
+
+
+def _tail(errors: IO[bytes]) -> str:
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - 2_000))
+    return errors.read().decode("utf-8", "replace")
+
+
+# --- The child ---
+
+
+def _limit(folder: Path, timeout_s: float) -> None:
+    """Bound address space, processor time, file sizes and core dumps of this process."""
+    files = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    memory = _MEMORY_BYTES + 4 * files
+    seconds = max(1, round(timeout_s * (os.cpu_count() or 1)))
+    for what, bound in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, _OUTPUT_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (bound, bound))
+
+
+def _load(folder: Path, batch_max: int) -> Verdict:
+    """Load, warm and run; the import stands here so that the parent's process stays free of ONNX Runtime."""
+    session = import_module("inference.session")
+    try:
+        opened = session.Session.open(folder / GRAPH, threads=1, providers=session.CPU_ONLY)
+        opened.warm(batch_max)
+    except SetupError as error:
+        return Verdict(reason=str(error))
+    return Verdict(opened.signature)
+
+
+def main(arguments: list[str]) -> int:
+    """``<version folder> [batch_max] [timeout_s]``; 0 where the graph is sound, 1 where it is not."""
+    folder = Path(arguments[0])
+    batch_max = int(arguments[1]) if len(arguments) > 1 else read_config(folder).inference.batch_max
+    _limit(folder, float(arguments[2]) if len(arguments) > 2 else 120.0)  # noqa: PLR2004
+    verdict = _load(folder, batch_max)
+    sys.stdout.buffer.write(msgspec.json.encode(verdict) + b"\n")
+    return 0 if verdict.signature else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

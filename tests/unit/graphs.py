@@ -1,0 +1,72 @@
+"""Small ONNX graphs, built where a test needs one, and records as a trial load would give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from inference.repository import digest
+from jobs.models import ModelConfig, ModelRecord, Signature, TensorSpec
+
+Dims = Sequence[str | int]
+
+
+def record_of(
+    *inputs: tuple[str, str, tuple[int | None, ...]],
+    outputs: Sequence[tuple[str, str, tuple[int | None, ...]]] = (("y", "float32", (None, 10)),),
+    config: ModelConfig | None = None,
+) -> ModelRecord:
+    """A ready record with a signature of (name, dtype, shape) triples, and no file behind it."""
+    signature = Signature(tuple(TensorSpec(*each) for each in inputs), tuple(TensorSpec(*each) for each in outputs))
+    return ModelRecord("toy", 1, "ready", config or ModelConfig(), "0" * 64, signature)
+
+
+def graph(
+    nodes: Sequence[Any],
+    inputs: dict[str, Dims],
+    outputs: dict[str, Dims],
+    weights: dict[str, NDArray[Any]] | None = None,
+    dtype: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:
+    """A checked model of ``nodes`` whose inputs and outputs all have one ``dtype``."""
+    made = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info(name, dtype, list(dims)) for name, dims in inputs.items()],
+        [helper.make_tensor_value_info(name, dtype, list(dims)) for name, dims in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def doubling(rows: str | int = "rows", width: str | int = 3) -> onnx.ModelProto:
+    """Build y = 2 x."""
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    return graph([node], {"x": [rows, width]}, {"y": [rows, width]})
+
+
+def picky(size: int = 4) -> onnx.ModelProto:
+    """Build y = table[x], which fails where any number of a call is not an index into the table of ``size`` rows."""
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    table = np.arange(size, dtype=np.int64) * 10
+    return graph([node], {"x": ["rows", 1]}, {"y": ["rows", 1]}, {"table": table}, TensorProto.INT64)
+
+
+def place(models: Path, model: onnx.ModelProto, name: str = "toy", version: int = 1) -> Path:
+    """Write ``model`` where the repository looks for it; gives the version's folder."""
+    folder = models / name / str(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, folder / "model.onnx")
+    return folder
+
+
+def placed_record(folder: Path, signature: Signature, config: ModelConfig | None = None) -> ModelRecord:
+    """The record of the version in ``folder``, without the cost of a trial load."""
+    name, version = folder.parent.name, int(folder.name)
+    return ModelRecord(name, version, "ready", config or ModelConfig(), digest(folder), signature)
