@@ -18,6 +18,9 @@ from jobs.settings import Settings, settings
 from jobs.store import AsyncJobStore, Flow
 from tasks.app import GATEWAY_TIMEOUT_S, make_celery
 
+STORE_TIMEOUT_S = 2.0
+"""However the store hangs, a request is answered by then."""
+
 
 def create_app() -> HotRoutes:
     """The gateway as an ASGI application, its settings taken from the environment.
@@ -37,7 +40,12 @@ def create_app() -> HotRoutes:
 def build(config: Settings) -> HotRoutes:
     """The gateway for these settings; connects when it starts to serve."""
     client = async_redis_client(config.store, GATEWAY_TIMEOUT_S, max_connections=16)
-    store = AsyncJobStore(client, config.namespace, Flow.of(config))
+    store = AsyncJobStore(
+        async_redis_client(config.store, None, connect_timeout_s=GATEWAY_TIMEOUT_S).connection_pool,
+        config.namespace,
+        Flow.of(config),
+        STORE_TIMEOUT_S,
+    )
     broker = Broker(make_celery(config, GATEWAY_TIMEOUT_S))
     gateway = Gateway(config, client, store, broker, _key_ring(config))
     return HotRoutes(gateway, cold_routes(gateway))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
 from celery import Celery
 
@@ -15,20 +19,25 @@ from tasks.publisher import BROKER_ERRORS, Publisher
 log = logging.getLogger(__name__)
 
 HUNG_AFTER_S = 2.0
-"""A publish that takes longer means that the broker is away, whatever its socket says."""
+"""A call that takes longer means that the broker is away, whatever its socket says."""
 PING_S = 1.0
 BACKLOG_MAX = 64
-"""Publishes that may wait for the thread; what is beyond is left to the sweeper."""
+"""Calls that may wait for the thread; publishes beyond are left to the sweeper."""
 
 
 class Broker:
-    """Publishes micro-batches and knows whether the broker is away."""
+    """Publishes micro-batches and knows whether the broker is away.
+
+    The thread is a daemon: one that hangs in a broker's socket does not hold up the end of the process.
+    """
 
     def __init__(self, app: Celery) -> None:
         self._publisher = Publisher(app)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="broker")
-        self._waiting = 0
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None]
+        self._calls = queue.SimpleQueue()
         self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._work, name="broker", daemon=True)
+        self._thread.start()
 
     @property
     def away(self) -> bool:
@@ -42,42 +51,48 @@ class Broker:
         """Hand micro-batches to the thread and return at once."""
         if not microbatches:
             return
-        if self._waiting >= BACKLOG_MAX:
+        if self._calls.qsize() >= BACKLOG_MAX:
             log.warning("publish left to the sweeper: the broker is slow", extra={"count": len(microbatches)})
             return
-        self._waiting += 1
-        self._thread.submit(self._publish, microbatches)
+        self._call(self._publisher.publish, microbatches)
 
-    async def empty(self, queue: str) -> bool:
+    async def empty(self, name: str) -> bool:
         """Whether the broker says that nothing waits in a queue; False where it says nothing."""
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._thread, self._publisher.depth, queue)
-            return await asyncio.wait_for(work, HUNG_AFTER_S) == 0
+            depth = await asyncio.wait_for(asyncio.wrap_future(self._call(self._publisher.depth, name)), HUNG_AFTER_S)
         except BROKER_ERRORS:  # among them TimeoutError, which is an OSError
             return False
+        return bool(depth == 0)
 
     async def watch(self) -> None:
         """Ask a broker that is away, once a second, whether it is back."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._timed, self._publisher.ping)
+        await asyncio.wrap_future(self._call(self._publisher.ping))
         while True:
             await asyncio.sleep(PING_S)
             if self._publisher.failed_at is not None:
-                await loop.run_in_executor(self._thread, self._timed, self._publisher.ping)
+                await asyncio.wrap_future(self._call(self._publisher.ping))
 
     def close(self) -> None:
         """Publish what waits, but not for ever: the sweeper of another gateway settles the rest."""
-        self._thread.shutdown(wait=not self.away, cancel_futures=self.away)
+        self._calls.put(None)
+        self._thread.join(HUNG_AFTER_S)
 
-    def _publish(self, microbatches: list[MicroBatch]) -> None:
-        self._waiting -= 1
-        self._timed(self._publisher.publish, microbatches)
+    def _call(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.put((future, call, arguments))
+        return future
 
-    def _timed(self, call: object, *arguments: object) -> None:
-        self._busy_since = time.monotonic()
-        try:
-            call(*arguments)  # type: ignore[operator]
-        except Exception:
-            log.exception("broker thread")
-        finally:
-            self._busy_since = None
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call, arguments = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            self._busy_since = time.monotonic()
+            try:
+                future.set_result(call(*arguments))
+            except Exception as error:
+                if not isinstance(error, BROKER_ERRORS):
+                    log.exception("broker thread")
+                future.set_exception(error)
+            finally:
+                self._busy_since = None

@@ -33,6 +33,7 @@ class Catalog:
         self._records: dict[str, dict[int, ModelRecord]] = {}
         self._offers: dict[tuple[str, int], Offer] = {}
         self._pointers: dict[str, int] = {}
+        self._active: dict[str, int] = {}
 
     async def refresh(self) -> None:
         """Read records and pointers again; keeps the old ones while the store is away."""
@@ -46,6 +47,7 @@ class Catalog:
         if raw != self._raw:
             self._raw = raw
             self._read(raw)
+        self._choose()
 
     def models(self) -> dict[str, dict[int, ModelRecord]]:
         """Every record, by name and version."""
@@ -60,10 +62,7 @@ class Catalog:
 
     def active(self, model: str) -> int | None:
         """The version that answers when none is asked for; None while none is ready."""
-        pointer = self._pointers.get(model)
-        if (model, pointer) in self._offers:
-            return pointer
-        return max((version for name, version in self._offers if name == model), default=None)
+        return self._active.get(model)
 
     def offer(self, model: str, version: int | None) -> Offer:
         """The version to run: the one asked for, else the active one.
@@ -93,3 +92,11 @@ class Catalog:
                 known = self._offers.get(key)
                 offers[key] = known if known and known.record == record else Offer(record, kind(record))
         self._records, self._offers = records, offers
+
+    def _choose(self) -> None:
+        """The active version of each model: the pointer's where that is ready, else the highest that is."""
+        highest: dict[str, int] = {}
+        for model, version in self._offers:
+            highest[model] = max(version, highest.get(model, 0))
+        pointed = {model: v for model, v in self._pointers.items() if (model, v) in self._offers}
+        self._active = highest | pointed

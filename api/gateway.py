@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 import redis.asyncio
 
 from api.access import Access, Caller
+from api.arrivals import Arrivals
 from api.broker import Broker
 from api.catalog import Catalog
 from api.clock import StoreClock
@@ -32,8 +34,6 @@ from jobs.store import AsyncJobStore
 
 GATHER_MOST = 256
 """Submits or polls in one round trip to the store: bounds how long the store is held by one script."""
-STORE_TIMEOUT_S = 2.0
-"""However the store hangs, a request is answered by then."""
 REFRESH_S = 1.0
 
 _JSON = (b"content-type", b"application/json")
@@ -60,6 +60,7 @@ class Gateway:
         self.clock = StoreClock()
         self.access = Access(client, settings.namespace)
         self.catalog = Catalog(client, settings.namespace)
+        self.arrivals = Arrivals(settings.body_timeout_s)
         self.waiters = Waiters(client, settings.namespace)
         self.sweeper = Sweeper(store, broker.publish, broker.empty, self.metrics)
         self._ids = TaskIds(ring, settings.retention_s)
@@ -75,6 +76,7 @@ class Gateway:
             self._keep_fresh(),
             self.waiters.listen(),
             self.broker.watch(),
+            self.arrivals.watch(),
         ]
         if self.settings.sweeper:
             duties.append(self.sweeper.run())
@@ -86,6 +88,7 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.broker.close()
+            await self.store.close()
             await self.client.aclose()
 
     async def submit(self, request: Request, model: str | None, receive: Receive, send: Send) -> None:
@@ -93,10 +96,9 @@ class Gateway:
         caller = self.access.caller(request.authorization, request.server)
         if self.broker.away:
             raise BrokerUnavailableError("The broker does not answer; nothing was stored.", retry_after_s=1.0)
-        body = await request.body(receive, self.settings.body_bytes_max, self.settings.body_timeout_s)
+        body = await self.arrivals.bounded(request.body(receive, self.settings.body_bytes_max))
         job = self._desk.job(request, caller, model, body)
         await self._submits.ask(job)
-        self.metrics.submitted.labels(job.head.model, job.head.version).inc()
         wait_s = request.wait_s(self.settings.wait_s_max)
         if wait_s:
             await self._answer_result(request, job.task_id, wait_s, send)
@@ -126,8 +128,7 @@ class Gateway:
     async def ping_store(self) -> None:
         """StoreUnavailableError unless the store answers in time."""
         try:
-            async with _bounded():
-                await self.client.ping()
+            await self.client.ping()
         except (redis.RedisError, OSError):
             raise StoreUnavailableError("The job store does not answer.") from None
 
@@ -158,22 +159,21 @@ class Gateway:
                 self.waiters.leave(task_id, woken)
 
     async def _write(self, jobs: list[Job]) -> list[None]:
-        self.metrics.gathered.observe(len(jobs))
-        async with _bounded():
-            submitted = await self.store.run(commands.submit(jobs))
+        submitted = await self.store.run(commands.submit(jobs))
         self.broker.publish(submitted.publish)
+        self.metrics.gathered.observe(len(jobs))
+        for version, count in Counter((job.head.model, job.head.version) for job in jobs).items():
+            self.metrics.submitted.labels(*version).inc(count)
         return [None] * len(jobs)
 
     async def _read(self, task_ids: list[str]) -> list[View | None]:
-        async with _bounded():
-            return await self.store.run(commands.read(task_ids))
+        return await self.store.run(commands.read(task_ids))
 
     async def _refresh(self) -> None:
         asked_s = time.monotonic()
         try:
-            async with _bounded():
-                seconds, micros = await self.client.time()
-        except (StoreUnavailableError, redis.RedisError, OSError):
+            seconds, micros = await self.client.time()
+        except (redis.RedisError, OSError):
             return
         self.clock.learn(seconds * 1000 + micros / 1000, asked_s, time.monotonic())
         await self.access.refresh()
@@ -183,16 +183,6 @@ class Gateway:
         while True:
             await asyncio.sleep(REFRESH_S)
             await self._refresh()
-
-
-@contextlib.asynccontextmanager
-async def _bounded() -> AsyncIterator[None]:
-    """A call to the store, bounded in time however the store hangs."""
-    try:
-        async with asyncio.timeout(STORE_TIMEOUT_S):
-            yield
-    except TimeoutError:
-        raise StoreUnavailableError("The job store did not answer in time; try again.", retry_after_s=1.0) from None
 
 
 def _accepted(job: Job) -> Accepted:

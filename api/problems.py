@@ -11,7 +11,10 @@ from jobs.errors import PenstockError
 
 MEDIA_TYPE = b"application/problem+json"
 TYPE_PREFIX = "/problems/"
-_DETAIL_MAX = 1_000
+_BODY_BYTES_MAX = 4_000
+_DETAIL_MAX, _POINTER_MAX, _INSTANCE_MAX = 1_000, 200, 200
+_SHORT = 8
+"""Where texts that grow in JSON (a control character takes six bytes) exceed the bound, they are cut to an eighth."""
 
 
 class FieldProblem(msgspec.Struct, frozen=True):
@@ -44,23 +47,31 @@ class Refusal(msgspec.Struct, frozen=True):
 
 def refusal(error: PenstockError, instance: str = "", request_id: str = "") -> Refusal:
     """How ``error`` is answered."""
-    detail = error.detail[:_DETAIL_MAX]
+    body = _body(error, instance, request_id, 1)
+    if len(body) > _BODY_BYTES_MAX:
+        body = _body(error, instance, request_id, _SHORT)
+    headers: list[tuple[bytes, bytes]] = [(b"content-type", MEDIA_TYPE)]
+    if error.status == 503 or error.retry_after_s is not None:  # noqa: PLR2004 - Service Unavailable
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s or 1.0))).encode()))
+    if error.status == 401:  # noqa: PLR2004 - Unauthorized
+        headers.append((b"www-authenticate", b'Bearer realm="penstock"'))
+    return Refusal(error.status, headers, body)
+
+
+def _body(error: PenstockError, instance: str, request_id: str, cut: int) -> bytes:
+    """The problem as JSON, its texts at most a ``cut``-th of their bounds."""
+    detail, pointer = error.detail[: _DETAIL_MAX // cut], error.pointer
     problem = Problem(
         type=TYPE_PREFIX + error.code,
         title=error.title,
         status=error.status,
         detail=detail,
         retryable=error.retryable,
-        instance=instance[:200],
+        instance=instance[: _INSTANCE_MAX // cut],
         request_id=request_id,
-        errors=(FieldProblem(error.pointer[:200], detail),) if error.pointer is not None else (),
+        errors=(FieldProblem(pointer[: _POINTER_MAX // cut], detail),) if pointer is not None else (),
     )
-    headers: list[tuple[bytes, bytes]] = [(b"content-type", MEDIA_TYPE)]
-    if error.status == 503 or error.retry_after_s is not None:  # noqa: PLR2004 - Service Unavailable
-        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s or 1.0))).encode()))
-    if error.status == 401:  # noqa: PLR2004 - Unauthorized
-        headers.append((b"www-authenticate", b'Bearer realm="penstock"'))
-    return Refusal(error.status, headers, msgspec.json.encode(problem))
+    return msgspec.json.encode(problem)
 
 
 def known() -> dict[str, type[PenstockError]]:

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from api import openapi, problems
+from api import http, openapi, problems
 from api.catalog import Catalog
 from api.depth import measure_depth
 from api.gateway import Gateway
@@ -106,8 +106,9 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
 def _handle_errors(app: FastAPI, gateway: Gateway) -> None:
     def answered(request: Request, error: PenstockError) -> Response:
         gateway.metrics.refused.labels(error.code).inc()
-        said = problems.refusal(error, request.url.path)
-        headers = {name.decode(): value.decode() for name, value in said.headers}
+        request_id = http.Request(request.scope).request_id
+        said = problems.refusal(error, request.url.path, request_id)
+        headers = {name.decode(): value.decode() for name, value in said.headers} | {"x-request-id": request_id}
         return Response(said.body, said.status, headers)
 
     @app.exception_handler(PenstockError)

@@ -16,7 +16,6 @@ from jobs.errors import (
     InvalidInputError,
     MalformedError,
     ModelNotFoundError,
-    PayloadTooLargeError,
     UnsupportedMediaTypeError,
 )
 from jobs.ids import TaskIds
@@ -80,7 +79,7 @@ class Desk:
         """
         if request.media_type == JSON:
             submit = _decode(body, named=model is not None)
-            offer = self._catalog.offer(model or _model_of(submit), submit.version)
+            offer = self._catalog.offer(_model_of(submit) if model is None else model, submit.version)
             payload = offer.kind.from_json(_input_of(submit))
             return self._job(request, caller, offer, submit, payload)
         if model is None:
@@ -93,10 +92,6 @@ class Desk:
     def _job(self, request: Request, caller: Caller, offer: Offer, options: Options, payload: Payload) -> Job:
         record = offer.record
         config = record.config
-        if len(payload.data) > config.limits.input_bytes_max:
-            raise PayloadTooLargeError(
-                f"The input has {len(payload.data)} bytes; {record.name} takes {config.limits.input_bytes_max}."
-            )
         now_ms = self._clock.now_ms()
         head = Head(
             schema=SCHEMA,
@@ -119,7 +114,7 @@ def _decode(body: bytes, *, named: bool) -> Submit:
     try:
         return _decode_submit(body) if named else _decode_submit_to(body)
     except msgspec.ValidationError as error:
-        raise invalid(error, "body") from None
+        raise invalid(error, "body", Submit if named else SubmitTo) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise MalformedError("The body is not valid JSON in UTF-8.") from None
 
@@ -131,12 +126,12 @@ def _from_query(query: bytes) -> Options:
         )
         return msgspec.convert(fields, Options, strict=False)
     except msgspec.ValidationError as error:
-        raise invalid(error, "query") from None
+        raise invalid(error, "query", Options) from None
     except ValueError:
         raise MalformedError("The query string cannot be read.") from None
 
 
-def invalid(error: msgspec.ValidationError, where: str) -> InvalidInputError:
+def invalid(error: msgspec.ValidationError, where: str, form: type[Options]) -> InvalidInputError:
     """A validation error of msgspec as ours: what was wrong, with a JSON pointer to it."""
     text = str(error)
     at = _AT.search(text)
@@ -144,7 +139,7 @@ def invalid(error: msgspec.ValidationError, where: str) -> InvalidInputError:
     unknown = _UNKNOWN.search(text)
     pointer = re.sub(r"\.|\[(\d+)\]", r"/\1", path)
     if unknown:
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(Submit))
+        allowed = ", ".join(field.name for field in msgspec.structs.fields(form))
         text = f"The {where} has the unknown field {unknown['name'][:64]!r}; known are {allowed}"
         pointer += "/" + unknown["name"].replace("~", "~0").replace("/", "~1")
     elif at:

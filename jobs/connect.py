@@ -20,7 +20,7 @@ SOCKET_SCHEME = "redis+socket"
 
 def redis_client(
     url: str,
-    socket_timeout_s: float,
+    socket_timeout_s: float | None,
     *,
     connect_timeout_s: float | None = None,
     max_connections: int | None = None,
@@ -36,7 +36,7 @@ def redis_client(
 
 def async_redis_client(
     url: str,
-    socket_timeout_s: float,
+    socket_timeout_s: float | None,
     *,
     connect_timeout_s: float | None = None,
     max_connections: int | None = None,
@@ -55,7 +55,7 @@ def without_password(url: str) -> str:
 
 
 def _options(
-    socket_timeout_s: float,
+    socket_timeout_s: float | None,
     connect_timeout_s: float | None,
     max_connections: int | None,
     client_name: str | None,

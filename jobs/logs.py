@@ -14,7 +14,7 @@ import msgspec
 
 from jobs.records import instant
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message", "data"}
 _TEXT_MAX = 4_000
 
 
@@ -29,16 +29,24 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage()[:_TEXT_MAX],
         }
-        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD and key != "data"})
+        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))[-_TEXT_MAX:]
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 def log_json_lines(level: str) -> None:
-    """Send the logs of this process to standard error as JSON lines."""
+    """Send the logs of this process to standard error as JSON lines, Python's warnings among them.
+
+    What a server has set up for its own loggers before it came to us (uvicorn does) is taken down.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    for logger in root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.handlers:
+            logger.handlers.clear()
+            logger.propagate = True
+    logging.captureWarnings(capture=True)

@@ -94,7 +94,7 @@ def make_of(item: Tensors) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
 
 def rows_of(item: Tensors) -> int:
     """How many rows an item has: the length of axis 0 of its first array."""
-    return int(next(iter(item.values())).shape[0])
+    return len(next(iter(item.values())))
 
 
 def join(items: Sequence[Tensors]) -> Tensors:

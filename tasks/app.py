@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from celery.app.amqp import AMQP
+from kombu import Exchange, Queue, pools
 
 from jobs.settings import Settings
 from tasks.names import queue_names
@@ -21,9 +22,28 @@ _DELIVERY_LIMIT = 20
 _VISIBILITY_TIMEOUT_S = 6 * 3600
 
 
+class ConfirmingAMQP(AMQP):  # type: ignore[misc]  # celery has no types
+    """Publisher confirms for tasks alone.
+
+    Celery sends its events from the worker's threads over a connection that the consumer's loop reads. A thread that
+    waits there for a confirm races that loop for the frames; the one that loses hangs, and RabbitMQ closes the
+    connection after missed heartbeats. Messages lost so are only late, but by half a minute.
+    """
+
+    @property
+    def producer_pool(self) -> Any:
+        """Producers whose connections confirm, where the settings say so."""
+        if self._producer_pool is None:
+            confirms = self.app.conf.broker_transport_options.get("confirm_timeout") is not None
+            options = {"confirm_publish": True} if confirms else {}
+            self._producer_pool = pools.producers[self.app.connection_for_write(transport_options=options)]
+            self._producer_pool.limit = self.app.pool.limit
+        return self._producer_pool
+
+
 def make_celery(settings: Settings, timeout_s: float = WORKER_TIMEOUT_S) -> Celery:
     """The app for one process; opens no connection."""
-    app = Celery("penstock", broker=settings.broker, set_as_current=False)
+    app = Celery("penstock", broker=settings.broker, amqp=ConfirmingAMQP, set_as_current=False)
     amqp = settings.broker.startswith("amqp")
     app.conf.update(
         # Messages are JSON and carry ids only; nothing is ever unpickled.
@@ -87,8 +107,7 @@ def _redis(settings: Settings, timeout_s: float) -> dict[str, Any]:
 
 def _amqp(settings: Settings, timeout_s: float) -> dict[str, Any]:
     return {
-        "confirm_publish": settings.confirm_publish,
-        "confirm_timeout": timeout_s,
+        **({"confirm_timeout": timeout_s} if settings.confirm_publish else {}),  # see ConfirmingAMQP
         "read_timeout": timeout_s,
         "write_timeout": timeout_s,
         "login_method": "PLAIN",

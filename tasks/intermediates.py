@@ -19,7 +19,9 @@ import time
 from pathlib import Path
 
 import redis
+from redis.exceptions import RedisError
 
+from jobs.errors import StoreUnavailableError
 from jobs.settings import Settings
 
 INLINE_BYTES_MAX = 64 * 1024
@@ -53,24 +55,26 @@ class Intermediates:
         return self._mount
 
     def put(self, name: str, data: bytes) -> bytes:
-        """Keep ``data`` under a name that is never used twice; the reference to it."""
+        """Keep ``data`` under a name that is never used twice; the reference to it. StoreUnavailableError."""
         if len(data) <= INLINE_BYTES_MAX:
             return b"i" + data
         if self.shared:
             with contextlib.suppress(OSError):
                 return self._put_file(name, data)
         key = self._prefix + name
-        self._client.set(key, data, ex=TTL_S)
+        try:
+            self._client.set(key, data, ex=TTL_S)
+        except (RedisError, OSError) as error:
+            raise StoreUnavailableError("The job store did not keep an intermediate.") from error
         return b"k" + key.encode()
 
     def get(self, reference: bytes) -> bytes | None:
-        """What a reference refers to; None when it cannot be read here or any more."""
+        """What a reference refers to; None when it cannot be read here or any more. StoreUnavailableError."""
         kind, rest = reference[:1], reference[1:]
         if kind == b"i":
             return rest
         if kind == b"k":
-            value: bytes | None = self._client.get(rest)  # type: ignore[assignment]
-            return value
+            return self._get_key(rest)
         try:
             return self._path(rest).read_bytes()
         except (OSError, ValueError):
@@ -80,7 +84,8 @@ class Intermediates:
         """Forget an intermediate that nobody will ask for again."""
         kind, rest = reference[:1], reference[1:]
         if kind == b"k":
-            self._client.unlink(rest)
+            with contextlib.suppress(RedisError, OSError):  # its TTL ends it
+                self._client.unlink(rest)
         elif kind == b"f":
             with contextlib.suppress(OSError, ValueError):
                 self._path(rest).unlink(missing_ok=True)
@@ -92,6 +97,13 @@ class Intermediates:
             for path in self._folder.iterdir():
                 if path.stat().st_mtime < oldest:
                     path.unlink(missing_ok=True)
+
+    def _get_key(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._client.get(key)  # type: ignore[assignment]
+        except (RedisError, OSError) as error:
+            raise StoreUnavailableError("The job store did not give an intermediate.") from error
+        return value
 
     def _put_file(self, name: str, data: bytes) -> bytes:
         self._folder.mkdir(mode=0o700, exist_ok=True)

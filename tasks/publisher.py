@@ -39,6 +39,8 @@ class Publisher:
 
     def publish(self, microbatches: Sequence[MicroBatch]) -> None:
         """Send each; a failure is logged and left to the sweeper."""
+        if not microbatches:
+            return
         try:
             with self._app.producer_pool.acquire(block=True, timeout=1.0) as producer:
                 for microbatch in microbatches:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -108,7 +109,7 @@ def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
         record = served.record
         if taken.stage == "inference":
             rows, provider = sum(map(rows_of, items)), _ensure_loaded(worker, record)
-        results = _FUNCTIONS[taken.stage](worker, served, items)
+        results = _as_many(_FUNCTIONS[taken.stage](worker, served, items), len(items))
     except PenstockError as error:
         results = [error] * len(items)
     except MemoryError:
@@ -119,6 +120,12 @@ def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
     run_s = time.perf_counter() - started
     journey = _journey(worker, taken, run_s, rows, provider)
     return _sort(taken, results, journey, record, run_s)
+
+
+def _as_many(results: Results, count: int) -> Results:
+    if len(results) != count:
+        raise RuntimeError(f"{len(results)} results for {count} items")
+    return results
 
 
 def _sort(taken: Taken, results: Results, journey: Journey, record: ModelRecord, run_s: float) -> _Work:
@@ -201,19 +208,26 @@ def _count(taken: Taken, work: _Work, committed: Committed) -> None:
     metrics.stage_seconds.labels(taken.stage).observe(work.run_s)
     if taken.stage == "preprocess":
         metrics.microbatch_size.observe(len(taken.members))
-        for member in taken.members:
-            metrics.queue_wait_seconds.observe((taken.now_ms - member.head.queued_at_ms) / 1000)
+        metrics.queue_wait_seconds.observe((taken.now_ms - m.head.queued_at_ms) / 1000 for m in taken.members)
     elif taken.stage == "inference":
         metrics.batch_rows.observe(work.journey.runs[-1].batch_rows)
     for outcome in work.outcomes:
         if outcome.event == "retry":
             metrics.retries_total.labels(taken.stage, outcome.code).inc()
+    _count_ends(taken, work, committed)
+
+
+def _count_ends(taken: Taken, work: _Work, committed: Committed) -> None:
+    """Each job that this commit ended is counted here and nowhere else."""
+    if not committed.ended:
+        return
+    for (line, state), count in Counter((each.line, each.state) for each in committed.ended).items():
+        model, version = line.split("/")[2:]
+        metrics.jobs_total.labels(model, version, state).inc(count)
     queued_at = {member.task_id: member.head.queued_at_ms for member in taken.members}
-    for ended in committed.ended:
-        model, version = ended.line.split("/")[2:]
-        metrics.jobs_total.labels(model, version, ended.state).inc()
-        if ended.task_id in queued_at:
-            metrics.end_to_end_seconds.observe((work.journey.ended_at_ms - queued_at[ended.task_id]) / 1000)
+    metrics.end_to_end_seconds.observe(
+        (work.journey.ended_at_ms - queued_at[each.task_id]) / 1000 for each in committed.ended
+    )
 
 
 def _log_refusal(member: Member, error: PenstockError, stage: StageName) -> None:

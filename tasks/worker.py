@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from celery import Celery, Task
 from celery.exceptions import Ignore
-from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown
+from celery.signals import celeryd_init, setup_logging, worker_init, worker_ready, worker_shutdown
 from prometheus_client import start_http_server
 
 from inference.engine import Engine
@@ -86,6 +86,7 @@ def _share_tmpfs(worker: Worker) -> None:
     worker.intermediates.shared = mounts == {worker.intermediates.mount} != {""}
 
 
+@celeryd_init.connect  # type: ignore[untyped-decorator]  # before Celery warns a root user
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log(**_: Any) -> None:
     log_json_lines(settings().log_level)
@@ -131,6 +132,7 @@ def _drain(**_: Any) -> None:
 try:
     app = make_celery(settings())
 except SetupError as problem:
-    sys.exit(f"penstock: {problem}")
+    print(f"penstock: {problem}", file=sys.stderr)  # noqa: T201 - the one line that says what to do
+    sys.exit(EXIT_CONFIG)
 _add_tasks(app)
 app.steps["consumer"].add(BatchedEvents)

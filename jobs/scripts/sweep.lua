@@ -20,7 +20,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'retries', '-inf', NOW, 'LIMIT', 
   call('ZREM', P .. 'retries', id)
   local line = call('HGET', P .. 'job:' .. id, 'line')
   if line then
-    wait(id, line, NOW - 1e12)    -- ahead of first attempts: it has waited its turn before
+    wait(id, line, NOW - 1e13)    -- below 0, ahead of first attempts: it has waited its turn before
     retried = retried + 1
   end
 end
@@ -37,6 +37,7 @@ local function look_at(pool, number)
   local line, stage = batch[1], batch[2]
   if not line then
     call('ZREM', live, number)
+    call('SREM', P .. 'suspects-live:' .. pool, number)
   elseif batch[5] ~= '' then
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)

@@ -1,0 +1,83 @@
+"""Instants on the wire, and the records that carry them."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.records import SCHEMA, Document, Head, Job, JobError, decode_head, encode_document, encode_head, instant
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_MS = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z."""
+
+
+def _expected(ms: int) -> str:
+    at = EPOCH + timedelta(milliseconds=ms)
+    return at.strftime("%Y-%m-%dT%H:%M:%S") + f".{at.microsecond // 1000:03d}Z"
+
+
+@given(st.integers(0, LAST_MS))
+def test_an_instant_is_rfc_3339_in_utc(ms: int) -> None:
+    assert instant(ms) == _expected(ms)
+
+
+@given(st.integers(1, LAST_MS // 1000 - 1), st.permutations((-1001, -1000, -999, -1, 0, 1, 999, 1000)))
+def test_the_seconds_beside_each_other_do_not_mix(second: int, around: list[int]) -> None:
+    assert [instant(second * 1000 + ms) for ms in around if second * 1000 + ms >= 0] == [
+        _expected(second * 1000 + ms) for ms in around if second * 1000 + ms >= 0
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ms", "expected"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (999, "1970-01-01T00:00:00.999Z"),
+        (1_795_000_000_123, "2026-11-18T11:06:40.123Z"),
+        (1_709_164_799_999, "2024-02-28T23:59:59.999Z"),
+        (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+        (LAST_MS, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_known_instants(ms: int, expected: str) -> None:
+    assert instant(ms) == expected
+
+
+def test_threads_do_not_give_each_other_s_seconds() -> None:
+    def check(offset: int) -> list[int]:
+        instants = range(offset * 1_000, 2_000_000 + offset * 1_000, 1_000)
+        return [ms for ms in instants if instant(ms) != _expected(ms)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(check, range(8))) == [[]] * 8
+
+
+HEAD = Head(SCHEMA, "acme", "m", 2, "bulk", 1, 2, 3, "a/b", b"\0sha", "req", "00-ab")
+
+
+def test_a_head_travels_unchanged() -> None:
+    assert decode_head(encode_head(HEAD)) == HEAD
+
+
+def test_a_job_waits_in_the_line_of_its_pool_lane_model_and_version() -> None:
+    assert Job.of("id", HEAD, "gpu", b"").line == "gpu/bulk/m/2"
+
+
+def _written(**rest: object) -> dict[str, object]:
+    document = Document("id", "failed", "m", 1, 1, "then", "now", **rest)  # type: ignore[arg-type]
+    read: dict[str, object] = json.loads(encode_document(document))
+    return read
+
+
+def test_a_document_has_a_result_or_an_error_and_not_the_other() -> None:
+    error = JobError("internal", "why", retryable=True, stage="inference", attempt=1)
+
+    assert "error" not in _written(result=None)
+    assert _written(result=None)["result"] is None
+    assert "result" not in _written(error=error)

@@ -1,0 +1,507 @@
+"""A stage task, act by act, on a real store with a real tiny model; only the broker is a list."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pytest
+
+from inference.engine import Engine
+from jobs import commands
+from jobs.commands import Command, MicroBatch
+from jobs.connect import redis_client
+from jobs.errors import InvalidInputError, ModelUnavailableError, StoreUnavailableError
+from jobs.payload import TENSORS
+from jobs.records import STAGES, StageName
+from jobs.settings import read_settings
+from jobs.store import JobStore
+from jobs.tensors import pack_item, unpack_item
+from tasks import intermediates, stages
+from tasks.catalog import Catalog
+from tasks.intermediates import Intermediates
+from tasks.leases import Leases
+from tasks.publisher import Publisher
+from tasks.stages import Worker, run_stage
+from tests.contract.house import NAMESPACE, House
+from tests.servers import RedisServer
+
+T = TypeVar("T")
+
+MODEL = Path(__file__).parents[2] / "models" / "tensor-demo"
+INPUT = pack_item({"x": np.linspace(-1, 1, 64, dtype=np.float32)[None, :]})
+LEASE_S = 6.0
+
+
+class Recorder:
+    """A publisher that only writes down."""
+
+    def __init__(self) -> None:
+        self.published: list[MicroBatch] = []
+
+    def publish(self, microbatches: Sequence[MicroBatch]) -> None:
+        self.published += microbatches
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis") / "server").start() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def catalog(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(MODEL, folder / "tensor-demo")
+    with redis_client(server.url, 5.0) as client:
+        catalog = Catalog(client, NAMESPACE, folder, ("default",))
+        catalog.publish()
+        yield catalog
+
+
+@pytest.fixture(scope="module")
+def engine(catalog: Catalog) -> Engine:
+    engine = Engine(catalog._folder, 1)
+    engine.warm(catalog.served("tensor-demo", 1).record)
+    return engine
+
+
+@pytest.fixture
+def house(server: RedisServer) -> Iterator[House]:
+    with redis_client(server.url, 5.0) as client:
+        client.flushall()
+        yield House(client)
+
+
+@pytest.fixture
+def published() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def worker(
+    house: House,
+    published: Recorder,
+    catalog: Catalog,
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Worker:
+    monkeypatch.setattr(intermediates, "_TMPFS", tmp_path)
+    monkeypatch.setattr(stages, "COMMIT_PAUSE_S", 0.0)
+    leases = Leases(house.store, "me", LEASE_S, lambda: b"{}")
+    kept = Intermediates(house.client, read_settings(namespace=NAMESPACE))
+    return Worker("me", house.store, leases, cast("Publisher", published), kept, catalog, engine, 120.0)
+
+
+def _replace(worker: Worker, **parts: Any) -> Worker:
+    return Worker(**{**vars(worker), **parts})
+
+
+@pytest.fixture
+def stage_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[StageName, Callable[[list[Any]], Any]], None]:
+    """Put another function in the place of a stage's."""
+
+    def put(stage: StageName, function: Callable[[list[Any]], Any]) -> None:
+        monkeypatch.setitem(stages._FUNCTIONS, stage, lambda _, __, items: function(items))
+
+    return put
+
+
+StageIs = Callable[[StageName, Callable[[list[Any]], Any]], None]
+
+
+def _submit(house: House, *data: bytes, **given: Any) -> tuple[list[str], MicroBatch]:
+    """One micro-batch of jobs for the tiny model."""
+    given = {"model": "tensor-demo", "media_type": TENSORS, **given}
+    (microbatch,) = house.submit(*(house.job(data=each, **given) for each in data or (INPUT,)))
+    return house.members(microbatch), microbatch
+
+
+def _run(worker: Worker, microbatch: MicroBatch, stage: StageName = "preprocess") -> bool:
+    return run_stage(worker, stage, microbatch.number, microbatch.sequence)
+
+
+def _document(house: House, task_id: str) -> Any:
+    return json.loads(house.view(task_id).document)
+
+
+def _raise(error: BaseException) -> Callable[[list[Any]], Any]:
+    def function(_: list[Any]) -> Any:
+        raise error
+
+    return function
+
+
+# --- The way of a job that meets no trouble ---
+
+
+def test_three_stages_make_a_result_from_an_input(worker: Worker, house: House, engine: Engine) -> None:
+    (task_id,), microbatch = _submit(house)
+
+    went_on = [_run(worker, microbatch, stage) for stage in STAGES]
+
+    document = _document(house, task_id)
+    record = worker.catalog.served("tensor-demo", 1).record
+    (expected,) = engine.run(record, [unpack_item(INPUT)])
+    assert isinstance(expected, dict)
+    assert went_on == [True, True, False]
+    assert document["result"] == {name: array[0].tolist() for name, array in expected.items()}
+    assert [each["name"] for each in document["stages"]] == list(STAGES)
+    assert [each["batch_rows"] for each in document["stages"]] == [0, 1, 0]
+    assert document["provenance"]["model_sha256"] == record.digest
+    assert document["provenance"]["provider"] == "CPU"
+
+
+def test_each_of_many_jobs_gets_its_own_result(worker: Worker, house: House, engine: Engine) -> None:
+    inputs = [np.full((1, 64), value, np.float32) for value in (0.1, 0.2, 0.3)]
+    members, microbatch = _submit(house, *(pack_item({"x": each}) for each in inputs))
+    for stage in STAGES:
+        _run(worker, microbatch, stage)
+
+    record = worker.catalog.served("tensor-demo", 1).record
+    for task_id, each in zip(members, inputs, strict=True):
+        (expected,) = engine.run(record, [{"x": each}])
+        assert isinstance(expected, dict)
+        result = _document(house, task_id)["result"]
+        for name, array in expected.items():
+            np.testing.assert_allclose(result[name], array[0], rtol=1e-5)
+
+
+def test_the_last_commit_publishes_what_the_window_now_has_room_for(
+    worker: Worker, house: House, published: Recorder
+) -> None:
+    first, *_ = house.fill_window("tensor-demo")
+    job = house.job(model="tensor-demo", media_type=TENSORS, data=INPUT)
+    house.submit(job)
+
+    _run(worker, first)  # its input is no tensor, so that it fails here and leaves the window
+
+    assert [house.members(each) for each in published.published] == [[job.task_id]]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_intermediates_are_dropped_once_they_were_used(
+    worker: Worker, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: Any
+) -> None:
+    monkeypatch.setattr(intermediates, "INLINE_BYTES_MAX", 0)
+    worker.intermediates.shared = shared
+    (task_id,), microbatch = _submit(house)
+    for stage in STAGES:
+        _run(worker, microbatch, stage)
+
+    assert house.view(task_id).state == "completed"
+    assert house.client.keys(house.key("intermediate:*")) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+# --- Messages that are dropped ---
+
+
+@pytest.fixture
+def never(stage_is: StageIs) -> None:
+    """No stage function may run."""
+    for stage in STAGES:
+        stage_is(stage, _raise(KeyboardInterrupt()))
+
+
+def _dropped(worker: Worker, house: House, microbatch: MicroBatch, stage: StageName = "preprocess") -> bool:
+    """Whether a message is dropped without a trace in the micro-batch's record."""
+    key = house.key(f"microbatch:{microbatch.number}")
+    before = house.client.hgetall(key)
+    return not _run(worker, microbatch, stage) and house.client.hgetall(key) == before
+
+
+@pytest.mark.usefixtures("never")
+def test_what_another_holds_is_dropped(worker: Worker, house: House) -> None:
+    _, microbatch = _submit(house)
+    house.take(microbatch, "another")
+
+    assert _dropped(worker, house, microbatch)
+
+
+@pytest.mark.usefixtures("never")
+def test_what_was_published_again_since_is_dropped(worker: Worker, house: House) -> None:
+    _, microbatch = _submit(house)
+    house.look_is_due(microbatch.number)
+    house.store.run(commands.republish(house.sweep().doubtful))
+
+    assert _dropped(worker, house, microbatch)
+
+
+@pytest.mark.usefixtures("never")
+def test_what_has_passed_this_stage_is_dropped(worker: Worker, house: House) -> None:
+    _, microbatch = _submit(house)
+    house.hand_on(house.take(microbatch))
+
+    assert _dropped(worker, house, microbatch)
+
+
+@pytest.mark.usefixtures("never")
+def test_what_has_ended_is_dropped(worker: Worker, house: House) -> None:
+    _, microbatch = _submit(house)
+    house.finish(microbatch)
+
+    assert _dropped(worker, house, microbatch, "postprocess")
+
+
+@pytest.mark.usefixtures("never")
+def test_a_micro_batch_whose_jobs_are_all_late_is_not_run(worker: Worker, house: House) -> None:
+    members, microbatch = _submit(house, INPUT, INPUT)
+    for task_id in members:
+        house.deadline_passes(task_id)
+
+    assert not _run(worker, microbatch)
+    assert {house.view(task_id).state for task_id in members} == {"expired"}
+
+
+@pytest.mark.usefixtures("never")
+def test_a_redelivery_of_what_a_dead_worker_held_publishes_suspects(
+    worker: Worker, house: House, published: Recorder
+) -> None:
+    members, microbatch = _submit(house)
+    house.take(microbatch, "dead")
+    house.lease_runs_out(microbatch.number)
+
+    assert not _run(worker, microbatch)
+    assert [house.members(each) for each in published.published] == [members]
+
+
+# --- One bad item among good ones ---
+
+
+def test_one_bad_input_among_good_ones_fails_alone(worker: Worker, house: House) -> None:
+    (good, bad, other), microbatch = _submit(house, INPUT, b"no tensor", INPUT)
+
+    went_on = [_run(worker, microbatch, stage) for stage in STAGES]
+
+    assert went_on == [True, True, False]
+    assert [house.view(each).state for each in (good, bad, other)] == ["completed", "failed", "completed"]
+    assert _document(house, bad)["error"]["code"] == "invalid-input"
+    assert _document(house, bad)["error"]["stage"] == "preprocess"
+    assert _document(house, good)["result"] == _document(house, other)["result"]
+
+
+def test_a_micro_batch_of_bad_inputs_ends_its_chain(worker: Worker, house: House) -> None:
+    members, microbatch = _submit(house, b"no", b"tensors")
+
+    assert not _run(worker, microbatch)
+    assert {house.view(each).state for each in members} == {"failed"}
+
+
+def test_one_bad_output_fails_at_the_last_stage_alone(worker: Worker, house: House, stage_is: StageIs) -> None:
+    (good, bad), microbatch = _submit(house, INPUT, INPUT)
+    stage_is("postprocess", lambda _: [{"y": 1}, InvalidInputError("not this one")])
+    for stage in STAGES:
+        _run(worker, microbatch, stage)
+
+    assert _document(house, good)["result"] == {"y": 1}
+    assert _document(house, bad)["error"]["stage"] == "postprocess"
+
+
+# --- A stage that fails as a whole ---
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "out-of-memory"),
+        (SystemExit(3), "internal"),
+        (RuntimeError("secret"), "internal"),
+        (RecursionError(), "internal"),
+        (ModelUnavailableError("not here"), "model-unavailable"),
+    ],
+)
+def test_whatever_a_stage_raises_is_an_outcome_of_each_job(
+    worker: Worker, house: House, stage_is: StageIs, stage: StageName, error: BaseException, code: str
+) -> None:
+    members, microbatch = _submit(house, INPUT, INPUT, attempts_max=1)
+    for before in STAGES[: STAGES.index(stage)]:
+        _run(worker, microbatch, before)
+    stage_is(stage, _raise(error))
+
+    assert not _run(worker, microbatch, stage)
+
+    for task_id in members:
+        document = _document(house, task_id)
+        assert (document["status"], document["error"]["code"]) == ("failed", code)
+        assert "secret" not in document["error"]["message"]
+
+
+def test_a_transient_failure_of_a_stage_is_tried_again(worker: Worker, house: House, stage_is: StageIs) -> None:
+    members, microbatch = _submit(house, INPUT, INPUT)
+    stage_is("preprocess", _raise(MemoryError()))
+
+    assert not _run(worker, microbatch)
+
+    assert [(house.view(each).state, house.view(each).attempt) for each in members] == [("queued", 2)] * 2
+    assert house.client.zcard(house.key("retries")) == 2
+
+
+@pytest.mark.parametrize("results", [[], [{"y": 1}], [{"y": 1}] * 3])
+def test_a_stage_that_gives_another_number_of_results_gives_nobody_another_s(
+    worker: Worker, house: House, stage_is: StageIs, results: list[Any]
+) -> None:
+    members, microbatch = _submit(house, INPUT, INPUT, attempts_max=1)
+    stage_is("preprocess", lambda _: results)
+
+    assert not _run(worker, microbatch)
+    assert [_document(house, each)["error"]["code"] for each in members] == ["internal"] * 2
+
+
+def test_a_model_that_this_worker_does_not_have_is_tried_again(worker: Worker, house: House) -> None:
+    (task_id,), microbatch = _submit(house, model="unknown")
+
+    assert not _run(worker, microbatch)
+    assert house.view(task_id).attempt == 2
+
+
+def test_an_interrupt_ends_the_worker_and_leaves_the_lease_to_run_out(
+    worker: Worker, house: House, stage_is: StageIs
+) -> None:
+    (task_id,), microbatch = _submit(house)
+    stage_is("preprocess", _raise(KeyboardInterrupt()))
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(worker, microbatch)
+
+    assert house.view(task_id).state == "processing"
+    assert worker.leases._held == {}
+
+
+# --- Leases during a run ---
+
+
+def test_the_lease_is_held_while_the_stage_runs(worker: Worker, house: House, stage_is: StageIs) -> None:
+    _, microbatch = _submit(house)
+    held: list[dict[str, int]] = []
+
+    def look(payloads: list[Any]) -> Any:
+        held.append(dict(worker.leases._held))
+        return [unpack_item(each.data) for each in payloads]
+
+    stage_is("preprocess", look)
+    _run(worker, microbatch)
+
+    assert held == [{microbatch.number: 1}]
+    assert worker.leases._held == {}
+
+
+def test_a_lease_that_was_lost_during_the_run_writes_nothing(
+    worker: Worker, house: House, published: Recorder, stage_is: StageIs
+) -> None:
+    (task_id,), microbatch = _submit(house)
+
+    def slow(payloads: list[Any]) -> Any:
+        house.lease_runs_out(microbatch.number)
+        assert house.sweep().recovered == 1
+        return [unpack_item(each.data) for each in payloads]
+
+    stage_is("preprocess", slow)
+    went_on = _run(worker, microbatch)
+
+    assert (went_on, published.published) == (False, [])
+    assert (house.view(task_id).state, house.view(task_id).attempt) == ("queued", 1)
+    assert house.client.exists(house.key(f"microbatch:{microbatch.number}")) == 0
+
+
+def test_a_job_that_expires_during_the_run_stays_expired(worker: Worker, house: House, stage_is: StageIs) -> None:
+    (late, other), microbatch = _submit(house, INPUT, INPUT)
+    _run(worker, microbatch)
+    _run(worker, microbatch, "inference")
+
+    def slow(outputs: list[Any]) -> Any:
+        house.deadline_passes(late)
+        house.sweep()
+        return [{"y": 1} for _ in outputs]
+
+    stage_is("postprocess", slow)
+    _run(worker, microbatch, "postprocess")
+
+    assert [house.view(each).state for each in (late, other)] == ["expired", "completed"]
+
+
+def test_a_session_is_loaded_under_a_longer_lease(worker: Worker, house: House, catalog: Catalog) -> None:
+    _, microbatch = _submit(house)
+    _run(worker, microbatch)
+    key = house.key(f"microbatch:{microbatch.number}")
+    left_s: list[float] = []
+
+    class Cold(Engine):
+        def warm(self, record: Any) -> None:
+            left_s.append((int(house.client.hget(key, "lease")) - house.now_ms) / 1000)
+            super().warm(record)
+
+    cold = _replace(worker, engine=Cold(catalog._folder, 1))
+
+    assert _run(cold, microbatch, "inference")
+    assert LEASE_S < left_s[0] <= 120
+
+
+# --- The store and the intermediates fail ---
+
+
+def test_a_missing_intermediate_starts_the_micro_batch_again_at_preprocess(
+    worker: Worker, house: House, published: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intermediates, "INLINE_BYTES_MAX", 0)
+    (task_id,), microbatch = _submit(house)
+    _run(worker, microbatch)
+    house.client.delete(*house.client.keys(house.key("intermediate:*")))
+
+    assert not _run(worker, microbatch, "inference")
+
+    (again,) = published.published
+    assert (again.number, again.stage) == (microbatch.number, "preprocess")
+    assert [_run(worker, again, stage) for stage in STAGES] == [True, True, False]
+    assert (_document(house, task_id)["status"], _document(house, task_id)["attempt"]) == ("completed", 1)
+
+
+class Away(JobStore):
+    """A store that does not answer the first commits; ``written`` tells whether it wrote them all the same."""
+
+    def __init__(self, store: JobStore, times: int, *, written: bool) -> None:
+        super().__init__(store.client, NAMESPACE, store._flow)
+        self.left, self.written = times, written
+
+    def run(self, command: Command[T]) -> T:
+        if command.script == "commit" and self.left:
+            self.left -= 1
+            if self.written:
+                super().run(command)
+            raise StoreUnavailableError("away")
+        return super().run(command)
+
+
+def test_a_commit_is_tried_again_while_the_store_is_away(worker: Worker, house: House) -> None:
+    (task_id,), microbatch = _submit(house)
+
+    assert _run(_replace(worker, store=Away(house.store, 3, written=False)), microbatch)
+    assert house.take(microbatch, stage="inference").members[0].task_id == task_id
+
+
+def test_a_commit_whose_answer_was_lost_is_not_done_twice(worker: Worker, house: House) -> None:
+    (task_id,), microbatch = _submit(house)
+    for stage in STAGES[:2]:
+        _run(worker, microbatch, stage)
+
+    assert not _run(_replace(worker, store=Away(house.store, 1, written=True)), microbatch, "postprocess")
+    assert _document(house, task_id)["status"] == "completed"
+
+
+def test_a_commit_is_given_up_when_the_lease_must_be_gone(
+    worker: Worker, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (task_id,), microbatch = _submit(house)
+    monkeypatch.setattr(worker.leases, "lease_ms", -1)
+    away = _replace(worker, store=Away(house.store, 10**9, written=False))
+
+    with pytest.raises(StoreUnavailableError):
+        _run(away, microbatch)
+
+    assert house.view(task_id).state == "processing"  # the sweeper gives it to another
