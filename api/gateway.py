@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
@@ -35,6 +36,8 @@ from jobs.store import AsyncJobStore
 GATHER_MOST = 256
 """Submits or polls in one round trip to the store: bounds how long the store is held by one script."""
 REFRESH_S = 1.0
+
+log = logging.getLogger(__name__)
 
 _JSON = (b"content-type", b"application/json")
 _RETRY = (b"retry-after", b"1")
@@ -99,6 +102,8 @@ class Gateway:
         body = await self.arrivals.bounded(request.body(receive, self.settings.body_bytes_max))
         job = self._desk.job(request, caller, model, body)
         await self._submits.ask(job)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("accepted", extra={"task_id": job.task_id, "request_id": request.request_id})
         wait_s = request.wait_s(self.settings.wait_s_max)
         if wait_s:
             await self._answer_result(request, job.task_id, wait_s, send)

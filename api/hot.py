@@ -9,9 +9,9 @@ import logging
 from typing import Any
 
 from api.gateway import Gateway
-from api.http import Receive, Request, Scope, Send, answer
+from api.http import Header, Receive, Request, Scope, Send, answer
 from api.problems import refusal
-from jobs.errors import InternalError, PenstockError
+from jobs.errors import InternalError, MethodNotAllowedError, PenstockError
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,18 @@ class HotRoutes:
         """Answer one request, or hand it on."""
         if scope["type"] == "http":
             path, method = scope["path"], scope["method"]
-            if method == "POST" and (path.startswith(_PREDICT) or path == "/predict"):
-                model = path[len(_PREDICT) :] if path != "/predict" else None
-                if model is None or "/" not in model:
+            if path == "/predict" or (path.startswith(_PREDICT) and "/" not in path[len(_PREDICT) :]):
+                if method != "POST":
+                    await self._refuse_method(Request(scope), b"POST", send)
+                else:
+                    model = None if path == "/predict" else path[len(_PREDICT) :]
                     await self._submit(Request(scope), model, receive, send)
-                    return
-            elif method == "GET" and path.startswith(_RESULT) and "/" not in path[len(_RESULT) :]:
-                await self._result(Request(scope), path[len(_RESULT) :], send)
+                return
+            if path.startswith(_RESULT) and "/" not in path[len(_RESULT) :]:
+                if method != "GET":
+                    await self._refuse_method(Request(scope), b"GET", send)
+                else:
+                    await self._result(Request(scope), path[len(_RESULT) :], send)
                 return
         await self.cold(scope, receive, send)
 
@@ -55,10 +60,14 @@ class HotRoutes:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
             await self._fail(request, error, send)
 
-    async def _refuse(self, request: Request, error: PenstockError, send: Send) -> None:
+    async def _refuse_method(self, request: Request, allowed: bytes, send: Send) -> None:
+        error = MethodNotAllowedError("This route does not take this method; Allow lists those that it takes.")
+        await self._refuse(request, error, send, (b"allow", allowed))
+
+    async def _refuse(self, request: Request, error: PenstockError, send: Send, *headers: Header) -> None:
         self.gateway.metrics.refused.labels(error.code).inc()
         said = refusal(error, request.path, request.request_id)
-        said.headers.append((b"x-request-id", request.request_id.encode()))
+        said.headers.extend(((b"x-request-id", request.request_id.encode()), *headers))
         await answer(send, said.status, said.headers, said.body)
 
     async def _fail(self, request: Request, error: Exception, send: Send) -> None:

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 
     pools: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("default",)
     """Pools that a worker serves, separated by commas; a model names its pool in ``model.toml``."""
-    worker_threads: int = Field(4, ge=1, le=256)
+    worker_threads: int = Field(2, ge=1, le=256)
     """Stages that one worker process runs at once."""
     inference_threads: int = Field(0, ge=0)
     """ONNX Runtime's intra-op threads; 0: cores - 1."""

@@ -17,6 +17,7 @@ from jobs.settings import settings
 from penstock import roles
 from penstock import up as everything
 from penstock.keys import keys
+from penstock.ports import check_port
 
 EVERY_STAGE = ",".join(STAGES)
 
@@ -41,6 +42,7 @@ def up() -> None:
 @app.command()
 def api() -> None:
     """Run the gateway."""
+    check_port(settings().host, settings().port, "PENSTOCK_PORT")
     selfcheck.check_gateway(settings())
     roles.serve(settings())
 

@@ -16,6 +16,7 @@ from types import GenericAlias
 from typing import Annotated, Any, NoReturn
 
 import msgspec
+import numpy as np
 
 from jobs.errors import InvalidInputError, MalformedError, PayloadTooLargeError
 from jobs.models import Limits, TensorSpec
@@ -169,6 +170,8 @@ class NumbersInput:
     def _of_bytes(self, data: bytes, shape: Any, pointer: str | None) -> Buffer:
         if self._leaf is bool and data.strip(b"\0\1"):
             raise InvalidInputError("a byte of a bool tensor is neither 0 nor 1", pointer=pointer)
+        if self._leaf is float and np.isnan(np.frombuffer(data, DTYPES[self._dtype])).any():
+            raise InvalidInputError("a value is NaN", pointer=pointer)
         return self._dtype, shape, data
 
     def _of_list(self, text: bytes, count: int, pointer: str) -> bytes:

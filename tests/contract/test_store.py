@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,6 +23,8 @@ from penstock import embedded
 from tests.contract.house import DOCUMENT, LEASE_MS, NAMESPACE, POOL, WINDOW, House, ids
 from tests.servers import RedisServer
 from tests.waiting import wait_until
+
+T = TypeVar("T")
 
 PROGRAMS = [found for found in (shutil.which("redis-server"), embedded._bundled_server()) if found]
 SCRIPTS = ("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish")
@@ -187,6 +190,15 @@ def test_what_is_released_starts_again_at_preprocess_and_voids_the_old_message(h
     assert (again.number, again.stage) == (microbatch.number, "preprocess")
     assert house.take(microbatch, stage="inference").verdict == "superseded"
     assert house.take(again).members[0].attempt == 1
+
+
+def test_whoever_released_a_micro_batch_cannot_commit_it_any_more(house: House) -> None:
+    task_id, taken = _processing(house)
+    house.store.run(commands.release(taken))
+
+    assert not house.end(taken).held
+    assert house.store.run(commands.release(taken)) == []
+    assert house.view(task_id).state != "completed"
 
 
 def test_nothing_is_released_by_whoever_has_lost_the_lease(house: House) -> None:
@@ -551,6 +563,18 @@ def test_a_suspect_that_kills_its_worker_at_the_last_attempt_fails(house: House)
     assert (view.state, view.code, view.stage, view.attempt) == ("failed", "worker-lost", "preprocess", 2)
 
 
+def test_what_expired_before_its_worker_died_does_not_come_back(house: House) -> None:
+    task_id, taken = _processing(house)
+    house.deadline_passes(task_id)
+    assert house.view(task_id).state == "expired"
+    house.lease_runs_out(taken.number)
+
+    swept = house.sweep()
+
+    assert (swept.publish, swept.ended) == ([], [])
+    assert house.client.zcard(house.key(f"suspects:{POOL}")) == 0
+
+
 def test_a_redelivery_after_the_lease_ran_out_recovers_what_was_held(house: House) -> None:
     task_id, microbatch = house.submit_one()
     house.take(microbatch, "dead")
@@ -824,20 +848,66 @@ def test_scripts_that_the_server_lost_are_given_again(house: House) -> None:
     assert house.client.script_exists(digest("read")) == [True]
 
 
-def test_a_gateway_gives_lost_scripts_again_too(house: House, server: RedisServer) -> None:
-    async def submit_and_read() -> list[str]:
-        client = async_redis_client(server.url, 5.0)
-        store = AsyncJobStore(client, NAMESPACE, Flow((1, 64, 1_000, 50_000, 1_000)))
+def _as_gateway(server: RedisServer, scenario: Callable[[AsyncJobStore], Awaitable[T]], timeout_s: float = 5.0) -> T:
+    """Run ``scenario`` with a gateway's store, and close it."""
+
+    async def main() -> T:
+        pool = async_redis_client(server.url, None, connect_timeout_s=timeout_s).connection_pool
+        store = AsyncJobStore(pool, NAMESPACE, Flow((1, 64, 1_000, 50_000, 1_000)), timeout_s)
         try:
-            job = house.job()
-            await store.run(commands.submit([job]))
-            await client.script_flush()
-            views = await store.run(commands.read([job.task_id]))
+            return await scenario(store)
         finally:
-            await client.aclose()
+            await store.close()
+
+    return asyncio.run(main())
+
+
+def test_a_gateway_gives_lost_scripts_again_too(house: House, server: RedisServer) -> None:
+    async def submit_and_read(store: AsyncJobStore) -> list[str]:
+        job = house.job()
+        await store.run(commands.submit([job]))
+        house.client.script_flush()
+        views = await store.run(commands.read([job.task_id]))
         return [view.state for view in views if view]
 
-    assert asyncio.run(submit_and_read()) == ["queued"]
+    assert _as_gateway(server, submit_and_read) == ["queued"]
+
+
+def test_many_calls_of_a_gateway_at_once_get_their_own_answers(house: House, server: RedisServer) -> None:
+    jobs = [house.job() for _ in range(20)]
+
+    async def submit_and_read(store: AsyncJobStore) -> list[list[Any]]:
+        await store.run(commands.submit(jobs[:10]))
+        return await asyncio.gather(*(store.run(commands.read([job.task_id])) for job in jobs))
+
+    answers = _as_gateway(server, submit_and_read)
+
+    assert [view is not None for (view,) in answers] == [True] * 10 + [False] * 10
+
+
+def test_a_connection_that_broke_is_not_used_again(house: House, server: RedisServer) -> None:
+    async def scenario(store: AsyncJobStore) -> list[Any]:
+        await asyncio.gather(*(store.run(commands.read(["a"])) for _ in range(3)))
+        house.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with pytest.raises(StoreUnavailableError):
+            await store.run(commands.read(["a"]))
+        return await asyncio.gather(*(store.run(commands.read(["a"])) for _ in range(3)))
+
+    assert _as_gateway(server, scenario) == [[None]] * 3
+
+
+def test_a_store_that_hangs_is_given_up_in_time_and_good_again_after(server: RedisServer) -> None:
+    async def scenario(store: AsyncJobStore) -> list[Any]:
+        await store.run(commands.read(["a"]))
+        server.send(signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreUnavailableError):
+                await store.run(commands.read(["a"]))
+        finally:
+            server.send(signal.SIGCONT)
+        return await store.run(commands.read(["a", "b"]))  # the late answer to the call before is not this one's
+
+    assert _as_gateway(server, scenario, timeout_s=0.5) == [None, None]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

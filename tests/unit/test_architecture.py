@@ -18,7 +18,7 @@ BELOW: dict[str, set[str]] = {
     "penstock": {"api", "tasks", *STAGES, "jobs"},
     "api": {"tasks", *STAGES, "jobs"},
     "tasks": {*STAGES, "jobs"},
-    **dict.fromkeys(STAGES, {"jobs"}),
+    **{stage: {"jobs"} for stage in STAGES},
     "jobs": set(),
 }
 """What each package may import of ours, besides itself."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
+from api.arrivals import Arrivals
 from api.http import Request, answer
 from jobs.errors import MalformedError, PayloadTooLargeError, PenstockError, RequestTimeoutError
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-TIMEOUT_S = 5.0
+TIMEOUT_S = 30.0
 
 
 def _request(**headers: str) -> Request:
@@ -32,21 +34,28 @@ class Client:
         elif ends == "gone":
             self._messages.append({"type": "http.disconnect"})
         self.asked = 0
+        self.silent = asyncio.Event()
+        """Set when it was asked for more than it sends."""
 
     async def receive(self) -> MutableMapping[str, Any]:
         self.asked += 1
         if not self._messages:
+            self.silent.set()
             await asyncio.Event().wait()
         return self._messages.pop(0)
 
 
-def _body(client: Client, bytes_max: int = 10, timeout_s: float = TIMEOUT_S, **headers: str) -> bytes:
-    return asyncio.run(_request(**headers).body(client.receive, bytes_max, timeout_s))
+async def _arriving(client: Client, **headers: str) -> bytes:
+    return await _request(**headers).body(client.receive, 10)
 
 
-def _refused(error: type[PenstockError], client: Client, timeout_s: float = TIMEOUT_S, **headers: str) -> int:
+def _body(client: Client, **headers: str) -> bytes:
+    return asyncio.run(_arriving(client, **headers))
+
+
+def _refused(error: type[PenstockError], client: Client, **headers: str) -> int:
     with pytest.raises(error):
-        _body(client, 10, timeout_s, **headers)
+        _body(client, **headers)
     return client.asked
 
 
@@ -193,8 +202,71 @@ def test_a_client_that_goes_away_leaves_no_half_body() -> None:
     _refused(MalformedError, Client(ends="gone"))
 
 
+# --- Bodies that do not arrive ---
+
+
+class Late:
+    """A request whose body does not arrive, and a handle on it as the gateway has one."""
+
+    def __init__(self) -> None:
+        self.arrivals = Arrivals(TIMEOUT_S)
+        self.client = Client(b"half", ends="silent")
+
+    async def start(self) -> asyncio.Task[bytes]:
+        task = asyncio.create_task(self.arrivals.bounded(_arriving(self.client)))
+        await self.client.silent.wait()
+        return task
+
+
 def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
-    _refused(RequestTimeoutError, Client(b"half", ends="silent"), timeout_s=0.01)
+    async def main() -> None:
+        late = Late()
+        task = await late.start()
+
+        late.arrivals.give_up(time.monotonic() + TIMEOUT_S + 1)
+
+        with pytest.raises(RequestTimeoutError):
+            await task
+        assert not task.cancelled()
+
+    asyncio.run(main())
+
+
+def test_a_body_that_has_time_left_is_waited_for() -> None:
+    async def main() -> None:
+        late = Late()
+        task = await late.start()
+        late.arrivals.give_up(time.monotonic() + TIMEOUT_S - 1)
+        await asyncio.sleep(0)
+
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_request_that_is_cancelled_otherwise_is_not_called_late() -> None:
+    async def main() -> None:
+        task = await Late().start()
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_a_body_that_has_arrived_is_no_longer_watched() -> None:
+    async def main() -> None:
+        arrivals = Arrivals(TIMEOUT_S)
+        assert await arrivals.bounded(_arriving(Client(b"whole"))) == b"whole"
+
+        arrivals.give_up(time.monotonic() + 10 * TIMEOUT_S)
+        await asyncio.sleep(0)
+
+        assert arrivals._since == {}
+
+    asyncio.run(main())
 
 
 def test_an_answer_says_how_long_it_is() -> None:

@@ -32,10 +32,9 @@ def _read(line: str) -> dict[str, Any]:
 
 
 def _raised(text: str) -> BaseException:
-    try:
-        raise ValueError(text)
-    except ValueError as error:
-        return error
+    with pytest.raises(LookupError) as raised:
+        raise LookupError(text)
+    return raised.value
 
 
 def test_a_record_is_one_json_object() -> None:
@@ -75,7 +74,7 @@ def test_an_exception_is_one_field_of_the_line() -> None:
     read = _read(_line("failed", error=_raised("why")))
 
     assert read["exception"].startswith("Traceback")
-    assert read["exception"].rstrip().endswith("ValueError: why")
+    assert read["exception"].rstrip().endswith("LookupError: why")
 
 
 def test_an_exception_is_bounded_and_its_end_is_kept() -> None:

@@ -15,7 +15,14 @@ from inference.engine import Engine
 from jobs import commands
 from jobs.commands import Command, MicroBatch
 from jobs.connect import redis_client
-from jobs.errors import InvalidInputError, ModelUnavailableError, StoreUnavailableError
+from jobs.errors import (
+    InternalError,
+    InvalidInputError,
+    ModelUnavailableError,
+    OutOfMemoryError,
+    PenstockError,
+    StoreUnavailableError,
+)
 from jobs.payload import TENSORS
 from jobs.records import STAGES, StageName
 from jobs.settings import read_settings
@@ -83,16 +90,13 @@ def published() -> Recorder:
 
 
 @pytest.fixture
-def worker(
-    house: House,
-    published: Recorder,
-    catalog: Catalog,
-    engine: Engine,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Worker:
+def _private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intermediates, "_TMPFS", tmp_path)
     monkeypatch.setattr(stages, "COMMIT_PAUSE_S", 0.0)
+
+
+@pytest.fixture
+def worker(_private: None, house: House, published: Recorder, catalog: Catalog, engine: Engine) -> Worker:
     leases = Leases(house.store, "me", LEASE_S, lambda: b"{}")
     kept = Intermediates(house.client, read_settings(namespace=NAMESPACE))
     return Worker("me", house.store, leases, cast("Publisher", published), kept, catalog, engine, 120.0)
@@ -308,18 +312,23 @@ def test_one_bad_output_fails_at_the_last_stage_alone(worker: Worker, house: Hou
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
-    ("error", "code"),
+    "met",
     [
-        (MemoryError(), "out-of-memory"),
-        (SystemExit(3), "internal"),
-        (RuntimeError("secret"), "internal"),
-        (RecursionError(), "internal"),
-        (ModelUnavailableError("not here"), "model-unavailable"),
+        (MemoryError(), OutOfMemoryError),
+        (SystemExit(3), InternalError),
+        (RuntimeError("secret"), InternalError),
+        (RecursionError(), InternalError),
+        (ModelUnavailableError("not here"), ModelUnavailableError),
     ],
 )
 def test_whatever_a_stage_raises_is_an_outcome_of_each_job(
-    worker: Worker, house: House, stage_is: StageIs, stage: StageName, error: BaseException, code: str
+    worker: Worker,
+    house: House,
+    stage_is: StageIs,
+    stage: StageName,
+    met: tuple[BaseException, type[PenstockError]],
 ) -> None:
+    error, outcome = met
     members, microbatch = _submit(house, INPUT, INPUT, attempts_max=1)
     for before in STAGES[: STAGES.index(stage)]:
         _run(worker, microbatch, before)
@@ -329,7 +338,7 @@ def test_whatever_a_stage_raises_is_an_outcome_of_each_job(
 
     for task_id in members:
         document = _document(house, task_id)
-        assert (document["status"], document["error"]["code"]) == ("failed", code)
+        assert (document["status"], document["error"]["code"]) == ("failed", outcome.code)
         assert "secret" not in document["error"]["message"]
 
 

@@ -65,7 +65,7 @@ def test_every_event_is_used() -> None:
 
 
 def test_what_ends_a_job_is_derived_from_the_table() -> None:
-    assert ENDS == {event: after for event, after in EXPECTED[P].items() if after in TERMINAL}
+    assert {event: after for event, after in EXPECTED[P].items() if after in TERMINAL} == ENDS
     assert set(ENDS.values()) == TERMINAL
 
 
