@@ -92,7 +92,7 @@ class Desk:
     def _job(self, request: Request, caller: Caller, offer: Offer, options: Options, payload: Payload) -> Job:
         record = offer.record
         config = record.config
-        now_ms = self._clock.now_ms()
+        now_ms, ttl_ms = self._clock.now_ms(), _ttl_ms(options, offer)
         head = Head(
             schema=SCHEMA,
             tenant=caller.tenant,
@@ -100,14 +100,15 @@ class Desk:
             version=record.version,
             lane=options.lane,
             queued_at_ms=now_ms,
-            deadline_at_ms=now_ms + _ttl_ms(options, offer),
+            deadline_at_ms=now_ms + ttl_ms,
             attempts_max=config.retry.attempts_max,
             media_type=payload.media_type,
             input_sha256=sha256(payload.data).digest(),
             request_id=request.request_id,
             traceparent=request.traceparent,
         )
-        return Job.of(self._ids.issue(now_ms, caller.tenant_bytes), head, config.pool, payload.data)
+        task_id = self._ids.issue(now_ms, caller.tenant_bytes, ttl_ms)
+        return Job.of(task_id, head, config.pool, payload.data)
 
 
 def _decode(body: bytes, *, named: bool) -> Submit:

@@ -6,7 +6,7 @@ A task id is 56 hexadecimal digits: a body of 16 bytes and a MAC of 12 (BLAKE2b,
     2 bytes  counter of the issuing process, so that ids of one millisecond keep their order
     1 byte   number of the key in the key ring
     1 byte   kind: 0 a job (a container of rows will be another kind, its rows addressed by an index behind it)
-    2 bytes  retention in hours, rounded up: when a missing record stops being our fault
+    2 bytes  hours, rounded up, that the record is kept at most: time to live and retention
     4 bytes  drawn at random by each issuing process
 
 Whoever holds no key cannot make an id that passes, so a guessed, forged or foreign id is refused without
@@ -16,7 +16,6 @@ touching the store. Not promised: secrecy of the instant.
 from __future__ import annotations
 
 import hmac
-import math
 import os
 from hashlib import blake2b
 
@@ -29,6 +28,7 @@ _BODY_BYTES = 16
 _MAC_BYTES = 12
 _KIND_JOB = 0
 _HOUR_MS = 3_600_000
+_HOURS_MAX = 0xFFFF
 
 
 class KeyRing(msgspec.Struct, frozen=True):
@@ -49,13 +49,16 @@ class TaskIds:
         self._ring = ring
         self._counter = 0
         self._key = ring.keys[ring.newest]
-        hours = math.ceil(retention_s / 3600)
-        self._tail = bytes((ring.newest, _KIND_JOB)) + hours.to_bytes(2) + os.urandom(4)
+        self._retention_ms = int(retention_s * 1000)
+        self._kind = bytes((ring.newest, _KIND_JOB))
+        self._process = os.urandom(4)
 
-    def issue(self, now_ms: int, tenant: bytes) -> str:
-        """A new id for ``tenant``, issued at ``now_ms``."""
+    def issue(self, now_ms: int, tenant: bytes, ttl_ms: int = 0) -> str:
+        """A new id for ``tenant``, issued at ``now_ms`` for a job that ends within ``ttl_ms``."""
         self._counter = (self._counter + 1) & 0xFFFF
-        body = now_ms.to_bytes(6) + self._counter.to_bytes(2) + self._tail
+        hours = min(-(-(self._retention_ms + ttl_ms) // _HOUR_MS), _HOURS_MAX)
+        kept = self._kind + hours.to_bytes(2) + self._process
+        body = now_ms.to_bytes(6) + self._counter.to_bytes(2) + kept
         return (body + _mac(self._key, body, tenant)).hex()
 
     def verify(self, task_id: str, tenant: bytes) -> None:

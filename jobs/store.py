@@ -8,6 +8,7 @@ is then unknown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from functools import cache
 from importlib import resources
@@ -103,7 +104,16 @@ class AsyncJobStore:
             await self._idle.pop().disconnect()
 
     async def _call(self, *words: Any) -> Any:
-        connection = self._idle.pop() if self._idle else self._new_connection()
+        """The reply of the first connection that works: an idle one may have died with a server since restarted.
+
+        Asking again is safe, because what a gateway asks does nothing the second time.
+        """
+        while self._idle:
+            with contextlib.suppress(ConnectionError, redis.ConnectionError):
+                return await self._ask(self._idle.pop(), *words)
+        return await self._ask(self._new_connection(), *words)
+
+    async def _ask(self, connection: redis.asyncio.Connection, *words: Any) -> Any:
         try:
             # At once when it is connected.
             await connection.connect()  # type: ignore[no-untyped-call]

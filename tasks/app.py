@@ -30,6 +30,8 @@ class ConfirmingAMQP(AMQP):  # type: ignore[misc]  # celery has no types
     connection after missed heartbeats. Messages lost so are only late, but by half a minute.
     """
 
+    _producer_pool: Any = None
+
     @property
     def producer_pool(self) -> Any:
         """Producers whose connections confirm, where the settings say so."""

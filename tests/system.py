@@ -251,7 +251,7 @@ class System:
         _stop(self.roles)
 
     def mend(self) -> Self:
-        """Make whole what a test may have broken."""
+        """Make whole what a test may have broken, and wait until every job that it left has ended."""
         for server in (self.store, self.broker):
             if server._process is None:
                 server.start()
@@ -259,6 +259,7 @@ class System:
         self.redis.delete(f"{self.namespace}:api-keys")
         copy_models(self.models)
         self.start_roles()
+        wait_until(lambda: self.redis.zcard(f"{self.namespace}:deadlines") == 0, END_S, "every job has ended")
         return self
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ for i = 14, #ARGV, 5 do
       call('ZADD', P .. 'retries', NOW + tonumber(ARGV[i + 4]), id)
     end
   else
-    finish(id, event, ARGV[i + 2], ARGV[i + 3], stage)
+    finish(id, event, ARGV[i + 2], ARGV[i + 3], stage, number)
   end
 end
 

@@ -16,7 +16,7 @@ local SCHEMA = 1
 local LOST_AFTER = 2000        -- an unleased micro-batch is not looked at before
 local LOST_AFTER_MAX = 32000   -- nor later than, however often it was published again
 local WINDOW_MIN = 2           -- micro-batches in the broker while no worker is known
-local MICROBATCH_TTL = 172800000
+local MICROBATCH_TTL = 2764800000    -- 32 days, above the longest deadline that a model may allow
 local WORKER_TTL = 15000
 
 local call = redis.call
@@ -45,12 +45,13 @@ local function stop_waiting(id, line)
   call('ZREM', P .. 'retries', id)
 end
 
--- Ends an open job; false, and nothing changed, when it has ended already. A completed job keeps its document
--- alone; any other keeps its input too, for whoever runs it again.
-local function finish(id, event, document, code, stage)
+-- Ends an open job; false, and nothing changed, when it has ended already or (where `number` is given) does not
+-- travel in that micro-batch. A completed job keeps its document alone; any other keeps its input too, for whoever
+-- runs it again.
+local function finish(id, event, document, code, stage, number)
   local key = P .. 'job:' .. id
   local job = call('HMGET', key, 'state', 'line', 'microbatch')
-  if job[1] ~= 'queued' then return false end
+  if job[1] ~= 'queued' or (number and job[3] ~= number) then return false end
   local state = ENDS[event]
   if event == 'complete' then
     call('DEL', key)

@@ -885,15 +885,27 @@ def test_many_calls_of_a_gateway_at_once_get_their_own_answers(house: House, ser
     assert [view is not None for (view,) in answers] == [True] * 10 + [False] * 10
 
 
-def test_a_connection_that_broke_is_not_used_again(house: House, server: RedisServer) -> None:
+def test_a_connection_that_broke_while_idle_costs_no_call(house: House, server: RedisServer) -> None:
     async def scenario(store: AsyncJobStore) -> list[Any]:
         await asyncio.gather(*(store.run(commands.read(["a"])) for _ in range(3)))
         house.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        with pytest.raises(StoreUnavailableError):
-            await store.run(commands.read(["a"]))
         return await asyncio.gather(*(store.run(commands.read(["a"])) for _ in range(3)))
 
     assert _as_gateway(server, scenario) == [[None]] * 3
+
+
+def test_a_submit_that_is_asked_again_changes_nothing(house: House) -> None:
+    job = house.job()
+    first = house.store.run(commands.submit([job]))
+    taken = house.store.run(
+        commands.take(first.publish[0].number, "preprocess", first.publish[0].sequence, "w", 6_000)
+    )
+    assert taken.verdict == "taken"
+
+    assert house.store.run(commands.submit([job])).publish == []
+    (view,) = house.store.run(commands.read([job.task_id]))
+    assert view is not None
+    assert (view.state, view.stage) == ("processing", "preprocess")
 
 
 def test_a_store_that_hangs_is_given_up_in_time_and_good_again_after(server: RedisServer) -> None:

@@ -34,6 +34,7 @@ def b64(data: bytes) -> str:
 
 
 NAN = b64(struct.pack("<64f", *[float("nan")] * WIDTH))
+INT8 = {"shape": [64], "dtype": "int8", "data": ROW}
 REFUSED = [
     ("tensor-demo", b"{", 400, "malformed", None),
     ("tensor-demo", b"\xff\xfe", 400, "malformed", None),
@@ -46,7 +47,7 @@ REFUSED = [
     ("tensor-demo", {"input": [*ROW[:-1], "a"]}, 422, "invalid-input", "/input/63"),
     ("tensor-demo", {"input": [*ROW[:-1], 1e300]}, 422, "invalid-input", "/input/63"),
     ("tensor-demo", {"input": {"x": ROW, "z": ROW}}, 422, "invalid-input", "/input/z"),
-    ("tensor-demo", {"input": {"x": {"shape": [64], "dtype": "int8", "data": ROW}}}, 422, "invalid-input", "/input/x/dtype"),
+    ("tensor-demo", {"input": {"x": INT8}}, 422, "invalid-input", "/input/x/dtype"),
     ("tensor-demo", {"input": {"x": {"shape": [64], "base64": NAN}}}, 422, "invalid-input", "/input/x/base64"),
     ("tensor-demo", {"input": ROW, "ttl_s": -1}, 422, "invalid-input", "/ttl_s"),
     ("tensor-demo", {"input": ROW, "ttl_s": "soon"}, 422, "invalid-input", "/ttl_s"),

@@ -36,7 +36,8 @@ def test_with_keys_only_their_holders_are_served_and_each_reads_only_his_own(sys
     check_problem(refused, 401, "unauthorized")
     assert refused.headers["www-authenticate"].startswith("Bearer")
     check_problem(_submit(system, {"Authorization": "Bearer psk_wrong"}), 401, "unauthorized")
-    check_problem(_submit(system, {"Authorization": mine["Authorization"].replace("Bearer", "Basic")}), 401, "unauthorized")
+    basic = mine["Authorization"].replace("Bearer", "Basic")
+    check_problem(_submit(system, {"Authorization": basic}), 401, "unauthorized")
 
     task_id = _submit(system, mine).json()["task_id"]
     waiting = mine | {"Prefer": "wait=20"}

@@ -52,9 +52,7 @@ def test_no_payload_is_logged(system: System) -> None:
 
 def test_the_trace_context_of_a_request_travels_in_the_message(system: System) -> None:
     system.stop_workers()
-    answer = system.client.post(
-        "/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers={"traceparent": TRACE}
-    )
+    answer = system.client.post("/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers={"traceparent": TRACE})
     wait_until(lambda: system.waiting_messages() >= 1, END_S, "the message is published")
     headers = [message.headers for message in system.take_messages()]
     assert TRACE in [each.get("traceparent") for each in headers]
@@ -64,8 +62,6 @@ def test_the_trace_context_of_a_request_travels_in_the_message(system: System) -
 
 def test_a_malformed_trace_context_is_dropped(system: System) -> None:
     system.stop_workers()
-    system.client.post(
-        "/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers={"traceparent": "evil\tthing"}
-    )
+    system.client.post("/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers={"traceparent": "evil\tthing"})
     wait_until(lambda: system.waiting_messages() >= 1, END_S, "the message is published")
     assert [message.headers.get("traceparent") for message in system.take_messages()] == [None]

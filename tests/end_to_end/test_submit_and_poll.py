@@ -113,9 +113,7 @@ def test_a_wait_that_runs_out_tells_the_job_as_it_stands(system: System) -> None
     for worker in system.workers:
         worker.send(signal.SIGSTOP)
     started = time.monotonic()
-    answer = system.client.post(
-        "/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers={"Prefer": "wait=1"}
-    )
+    answer = system.client.post("/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers={"Prefer": "wait=1"})
     took_s = time.monotonic() - started
     for worker in system.workers:
         worker.send(signal.SIGCONT)

@@ -1,7 +1,7 @@
 """No accepted job is lost and none is answered wrongly, though workers are killed while they hold it.
 
-A kill always hits work: the worker is frozen, the store is asked whether it holds a micro-batch, and only then it gets
-SIGKILL. Executions are counted from the store's own command stream (MONITOR): the members of every inference that a
+A kill always hits work: the worker is frozen, the store is asked whether it holds a micro-batch, and only then
+it gets SIGKILL. Executions are counted from the store's own command stream (MONITOR): the members of every inference that a
 worker brought to its commit, whether the commit was accepted or fenced off.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ class Executions:
         self._thread = threading.Thread(target=self._count)
         self.jobs = 0
 
-    def __enter__(self) -> Executions:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -139,18 +140,25 @@ def _run(system: System, jobs: int, kills: int) -> None:
     print(f"{system.kind}: {jobs} jobs, {kills} kills, {executions.jobs} executions")  # noqa: T201 -- for the record
 
 
-@pytest.mark.parametrize("kind", BROKERS)
-def test_no_job_is_lost_when_workers_are_killed_at_work(kind: str, tmp_path: Path) -> None:
-    with _system(kind, tmp_path) as system:
-        _run(system, jobs=600, kills=3)
+@pytest.fixture(scope="module", params=BROKERS)
+def shared_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with _system(request.param, tmp_path_factory.mktemp(request.param)) as system:
+        yield system
+
+
+@pytest.fixture
+def system(shared_system: System) -> System:
+    return shared_system.mend()
+
+
+def test_no_job_is_lost_when_workers_are_killed_at_work(system: System) -> None:
+    _run(system, jobs=600, kills=3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kind", BROKERS)
-def test_none_of_ten_thousand_jobs_is_lost_when_workers_are_killed_ten_times(kind: str, tmp_path: Path) -> None:
-    with _system(kind, tmp_path) as system:
-        _run(system, jobs=10_000, kills=10)
+def test_none_of_ten_thousand_jobs_is_lost_when_workers_are_killed_ten_times(system: System) -> None:
+    _run(system, jobs=10_000, kills=10)
 
 
 def test_without_the_sweeper_jobs_are_lost_so_it_is_what_saves_them(tmp_path: Path) -> None:
@@ -158,13 +166,14 @@ def test_without_the_sweeper_jobs_are_lost_so_it_is_what_saves_them(tmp_path: Pa
     with _system("redis", tmp_path, PENSTOCK_SWEEPER="false") as system:
         with _flood(system, rows) as task_ids:
             assert _kill_at_work(system, system.workers[0]), "the kill hit no work"
+        system.workers[1].stop()
+        late = system.submit(ttl_s=0.3)
+        wait_until(lambda: system.poll(late).json()["status"] == "expired", 3, "a poll itself expires what is late")
         system.start_roles()
-
-        def states() -> list[str]:
-            return [system.poll(task_id).json()["status"] for task_id in task_ids]
-
         time.sleep(UNSAVED_S)  # the claim is that nothing happens, so there is nothing to wait for
-        lost = [state for state in states() if state != "completed"]
+
+        states = [system.poll(task_id).json()["status"] for task_id in task_ids]
+        lost = [state for state in states if state != "completed"]
         assert lost
         assert set(lost) <= {"queued", "processing"}
 
@@ -175,44 +184,33 @@ def test_without_the_sweeper_jobs_are_lost_so_it_is_what_saves_them(tmp_path: Pa
         assert {system.ended(task_id)["status"] for task_id in task_ids} == {"completed"}
 
 
-def test_a_poll_expires_a_late_job_even_without_the_sweeper(tmp_path: Path) -> None:
-    with _system("redis", tmp_path, PENSTOCK_SWEEPER="false") as system:
-        system.stop_workers()
-        task_id = system.submit(ttl_s=0.3)
-        wait_until(lambda: system.poll(task_id).json()["status"] == "expired", 3, "a poll tells it")
-
-
-@pytest.mark.parametrize("kind", BROKERS)
-def test_a_job_whose_message_the_broker_lost_completes(kind: str, tmp_path: Path) -> None:
+def test_a_job_whose_message_the_broker_lost_completes(system: System) -> None:
     """So does one whose gateway was killed between the store's write and the publish: it looks the same."""
-    with _system(kind, tmp_path) as system:
-        system.stop_workers()
-        task_id = system.submit()
-        wait_until(lambda: system.waiting_messages() >= 1, HIT_S, "the message is published")
-        assert system.take_messages()
-        system.start_roles()
-        assert system.ended(task_id, SAVED_S)["status"] == "completed"
+    system.stop_workers()
+    task_id = system.submit()
+    wait_until(lambda: system.waiting_messages() >= 1, HIT_S, "the message is published")
+    assert system.take_messages()
+    system.start_roles()
+    assert system.ended(task_id, SAVED_S)["status"] == "completed"
 
 
-@pytest.mark.parametrize("kind", BROKERS)
-def test_jobs_of_a_gateway_that_was_killed_complete(kind: str, tmp_path: Path) -> None:
+def test_jobs_of_a_gateway_that_was_killed_complete(system: System) -> None:
     rows = inputs(50, seed=5)
-    with _system(kind, tmp_path) as system:
-        for worker in system.workers:
-            worker.send(signal.SIGSTOP)
-        task_ids = system.submit_all(rows.tolist())
-        system.gateway.kill()
-        for worker in system.workers:
-            worker.send(signal.SIGCONT)
-        system.gateway.start()
-        system.wait_ready()
-        results = [system.ended(task_id)["result"]["y"] for task_id in task_ids]
-        assert np.allclose(results, outputs(rows), atol=1e-5)
+    for worker in system.workers:
+        worker.send(signal.SIGSTOP)
+    task_ids = system.submit_all(rows.tolist())
+    system.gateway.kill()
+    for worker in system.workers:
+        worker.send(signal.SIGCONT)
+    system.gateway.start()
+    system.wait_ready()
+    results = [system.ended(task_id)["result"]["y"] for task_id in task_ids]
+    assert np.allclose(results, outputs(rows), atol=1e-5)
 
 
-def test_the_monitor_counts_what_runs(tmp_path: Path) -> None:
+def test_the_monitor_counts_what_runs(system: System) -> None:
     """The instrument itself: with nothing killed, as many executions as jobs."""
-    with _system("redis", tmp_path) as system, Executions(system) as executions:
+    with Executions(system) as executions:
         task_ids = system.submit_all(inputs(40, seed=6).tolist())
         assert {system.ended(task_id)["status"] for task_id in task_ids} == {"completed"}
         wait_until(lambda: executions.jobs == 40, HIT_S, "every execution is counted")

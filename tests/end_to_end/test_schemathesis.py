@@ -1,0 +1,62 @@
+"""The OpenAPI document tells the truth: schemathesis makes requests from it and holds the gateway to its answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.system import System
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+ROUTES = {
+    *(("/predict", "POST"), ("/predict/{model}", "POST"), ("/result/{task_id}", "GET")),
+    *(("/models", "GET"), ("/models/{model}", "GET"), ("/problems/{code}", "GET")),
+    *(("/livez", "GET"), ("/readyz", "GET"), ("/metrics", "GET")),
+}
+
+one_system = pytest.mark.parametrize("shared_system", ["embedded"], indirect=True)
+
+
+@one_system
+@pytest.mark.parametrize(("path", "method"), sorted(ROUTES))
+def test_an_operation_answers_as_the_document_says(system: System, path: str, method: str) -> None:
+    schema = schemathesis.openapi.from_url(f"{system.url}/openapi.json")
+    cases: Any = schema[path][method].as_strategy()
+
+    @settings(
+        max_examples=25,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def check(case: Any) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    check()
+
+
+@one_system
+def test_the_document_lists_every_route_with_its_schemas(system: System) -> None:
+    document = system.client.get("/openapi.json").json()
+    found = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
+    assert found == ROUTES
+    submit = document["paths"]["/predict/{model}"]["post"]
+    assert {"application/json", "application/octet-stream", "image/png"} <= submit["requestBody"]["content"].keys()
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert operation["responses"]
+            for status, response in operation["responses"].items():
+                form = response.get("content")
+                assert form, f"{operation['operationId']} {status} has no schema"
+                assert ("application/problem+json" in form) == (int(status) >= 400), operation["operationId"]
