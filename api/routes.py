@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
@@ -82,7 +82,7 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
         body = {"status": "ready" if ready else "not ready", "checks": checks}
         return _json(body, 200 if ready else 503, headers)
 
-    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus")
+    @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         gateway.metrics.waiters.set(len(gateway.waiters))
         await measure_depth(gateway)

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -220,11 +221,6 @@ class System:
         }
 
     @property
-    def broker(self) -> Server:
-        """The server that queues messages."""
-        return self.rabbit or self.store
-
-    @property
     def roles(self) -> list[Role]:
         """Gateway and workers."""
         return [self.gateway, *self.workers]
@@ -239,7 +235,7 @@ class System:
     def wait_ready(self) -> None:
         """Wait until every worker consumes and the gateway says that it is ready."""
         for worker in self.workers:
-            wait_until(lambda worker=worker: _alive(worker) and worker.said("ready"), START_S, "a worker is ready")
+            wait_until(partial(_consumes, worker), START_S, "a worker is ready")
         wait_until(lambda: _alive(self.gateway) and self._is_ready(), START_S, "the gateway is ready")
 
     def stop_workers(self) -> None:
@@ -252,10 +248,13 @@ class System:
 
     def mend(self) -> Self:
         """Make whole what a test may have broken, and wait until every job that it left has ended."""
-        for server in (self.store, self.broker):
-            if server._process is None:
-                server.start()
-            server.send(signal.SIGCONT)
+        if self.store._process is None:
+            self.store.start()
+        self.store.send(signal.SIGCONT)
+        if self.rabbit is not None:
+            if self.rabbit._process is None:
+                self.rabbit.start()
+            self.rabbit.send(signal.SIGCONT)
         self.redis.delete(f"{self.namespace}:api-keys")
         copy_models(self.models)
         self.start_roles()
@@ -351,7 +350,7 @@ class System:
     def waiting_messages(self) -> int:
         """Messages that wait for preprocess."""
         if self.rabbit is None:
-            return int(self.redis.llen(self._list))  # type: ignore[arg-type]
+            return int(self.redis.llen(self._list))
         with self._channel() as channel:
             return int(channel.queue_declare(ENTRY_QUEUE, passive=True).message_count)
 
@@ -427,6 +426,10 @@ def _alive(role: Role) -> bool:
         f"{role.folder.name} has ended ({role._process and role._process.poll()}):\n{role.errors()[-LOG_TAIL:]}"
     )
     return True
+
+
+def _consumes(worker: Role) -> bool:
+    return _alive(worker) and worker.said("ready")
 
 
 def _stop(roles: Sequence[Role]) -> None:

@@ -24,18 +24,21 @@ local time = call('TIME')
 local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local ended = {}    -- {id, state, line} of every job that this script ended
+local ended_ids = {}
 
 -- A line is "pool/lane/model/version": the jobs that may share a micro-batch.
-local function pool_of(line) return string.match(line, '^[^/]+') end
-local function queue_of(line, stage)
-  local pool, lane = string.match(line, '^([^/]+)/([^/]+)')
-  return pool .. '.' .. stage .. '.' .. lane
+local pools, lanes = {}, {}    -- by line, so that a line is taken apart once
+local function pool_of(line)
+  if not pools[line] then pools[line], lanes[line] = string.match(line, '^([^/]+)/([^/]+)') end
+  return pools[line]
 end
+local function lane_of(line) return pool_of(line) and lanes[line] end
+local function queue_of(line, stage) return pool_of(line) .. '.' .. stage .. '.' .. lane_of(line) end
 
-local function wait(id, line, score)
-  call('ZADD', P .. 'line:' .. line, score, id)
-  local pool, lane = string.match(line, '^([^/]+)/([^/]+)')
-  call('ZADD', P .. 'lines:' .. pool .. ':' .. lane, 'NX', 0, line)
+-- Puts jobs in line: `entries` is score, id, score, id...
+local function wait(line, entries)
+  call('ZADD', P .. 'line:' .. line, unpack(entries))
+  call('ZADD', P .. 'lines:' .. pool_of(line) .. ':' .. lane_of(line), 'NX', 0, line)
 end
 
 local function stop_waiting(id, line)
@@ -62,18 +65,18 @@ local function finish(id, event, document, code, stage, number)
     if document and document ~= '' then call('HSET', key, 'document', document) end
   end
   if not job[3] then stop_waiting(id, job[2]) end
-  call('ZREM', P .. 'deadlines', id)
   call('PEXPIRE', key, RETENTION)
   ended[#ended + 1] = {id, state, job[2]}
+  ended_ids[#ended] = id
   return true
 end
 
--- Wakes whoever waits for a result; called once, at the end of a script that may have ended jobs.
+-- For what was ended: no deadline any more, and whoever waits for a result is woken. Called once, at the end of a
+-- script that may have ended jobs.
 local function announce()
   if #ended == 0 then return end
-  local ids = {}
-  for i = 1, #ended do ids[i] = ended[i][1] end
-  call('PUBLISH', P .. 'ended', table.concat(ids, ' '))
+  call('ZREM', P .. 'deadlines', unpack(ended_ids))
+  call('PUBLISH', P .. 'ended', table.concat(ended_ids, ' '))
 end
 
 local function close(number, line)

@@ -20,7 +20,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'retries', '-inf', NOW, 'LIMIT', 
   call('ZREM', P .. 'retries', id)
   local line = call('HGET', P .. 'job:' .. id, 'line')
   if line then
-    wait(id, line, NOW - 1e13)    -- below 0, ahead of first attempts: it has waited its turn before
+    wait(line, {NOW - 1e13, id})    -- below 0, ahead of first attempts: it has waited its turn before
     retried = retried + 1
   end
 end

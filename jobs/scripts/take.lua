@@ -24,15 +24,16 @@ if batch[5] ~= '' then
 end
 
 local members, place = {}, -1
+local fields = {'state', 'microbatch', 'deadline', 'head', 'attempt'}
+if stage == 'preprocess' then fields[6] = 'input' end    -- the later stages get intermediates
 for id in string.gmatch(batch[9], '%S+') do
   place = place + 1
-  local job = call('HMGET', P .. 'job:' .. id, 'state', 'microbatch', 'deadline', 'head', 'attempt')
+  local job = call('HMGET', P .. 'job:' .. id, unpack(fields))
   if job[1] == 'queued' and job[2] == number then
     if tonumber(job[3]) <= NOW then
       finish(id, 'expire', nil, 'deadline-passed', stage)
     else
-      local input = stage == 'preprocess' and call('HGET', P .. 'job:' .. id, 'input')
-      members[#members + 1] = {place, id, job[4], tonumber(job[5] or 1), input or ''}
+      members[#members + 1] = {place, id, job[4], tonumber(job[5] or 1), job[6] or ''}
     end
   end
 end

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from tests.end_to_end.reference import WIDTH
-from tests.system import LOOPBACK, System
+from tests.servers import LOOPBACK
+from tests.system import System
 
 ROW = [0.0] * WIDTH
 JSON = {"Content-Type": "application/json"}

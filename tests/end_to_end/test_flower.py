@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from penstock.ports import free_port
-from tests.system import END_S, LOOPBACK, START_S, Role, System
+from tests.servers import LOOPBACK
+from tests.system import END_S, START_S, Role, System
 from tests.waiting import wait_until
 
 TASKS = {"penstock.preprocess", "penstock.inference", "penstock.postprocess"}

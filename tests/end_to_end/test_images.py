@@ -40,7 +40,7 @@ def test_every_held_out_sample_gets_its_label_as_base64_and_as_raw_bytes(system:
 
 def test_a_result_is_what_onnx_runtime_says_of_the_pixels(system: System) -> None:
     image = Image.open(SAMPLES[3]).convert("L").resize((8, 8), Image.Resampling.BOX)
-    row = (255 - np.asarray(image, np.float32).reshape(1, 64)) / 240
+    row = ((255 - np.asarray(image, np.float32).reshape(1, 64)) / 240).astype(np.float32)
     powers = np.exp(outputs(row, "digits")[0].astype(np.float64))
     encoded = base64.b64encode(SAMPLES[3].read_bytes()).decode()
     result = system.ended(system.submit("digits", {"base64": encoded}))["result"]

@@ -31,9 +31,8 @@ def test_each_job_is_counted_once_across_all_processes(system: System) -> None:
         system.ended(task_id)
     system.stop_workers()
     late = [system.submit(ttl_s=0.5) for _ in range(LATE)]
-    for task_id in late:
-        wait_until(lambda task_id=task_id: system.job(task_id, "state") == "expired", END_S, "the job expires")
-        system.poll(task_id)
+    wait_until(lambda: {system.job(each, "state") for each in late} == {"expired"}, END_S, "the jobs expire")
+    assert {system.poll(task_id).json()["status"] for task_id in late} == {"expired"}
     gateway = system.figures(system.gateway)
 
     labels = {"model": "tensor-demo", "version": "1"}

@@ -6,6 +6,7 @@ The error is real: the worker was started without the files of a model that the 
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import pytest
 
@@ -21,7 +22,7 @@ def without_files(system: System) -> System:
     for worker in system.workers:
         worker.start()
     for worker in system.workers:
-        wait_until(lambda worker=worker: worker.said("ready"), END_S, "a worker is ready")
+        wait_until(partial(worker.said, "ready"), END_S, "a worker is ready")
     return system
 
 

@@ -1,8 +1,8 @@
 """No accepted job is lost and none is answered wrongly, though workers are killed while they hold it.
 
-A kill always hits work: the worker is frozen, the store is asked whether it holds a micro-batch, and only then
-it gets SIGKILL. Executions are counted from the store's own command stream (MONITOR): the members of every inference that a
-worker brought to its commit, whether the commit was accepted or fenced off.
+A kill always hits work: the worker is frozen, the store is asked whether it holds a micro-batch, and only then it
+gets SIGKILL. Executions are counted from the store's own command stream (MONITOR): the members of every inference
+that a worker brought to its commit, whether the commit was accepted or fenced off.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -126,7 +127,7 @@ def _run(system: System, jobs: int, kills: int) -> None:
                 assert _kill_at_work(system, worker), "the kill hit no work"
             task_ids += submitted
             worker.start()
-            wait_until(lambda worker=worker: worker.said("ready"), HIT_S, "the worker is back")
+            wait_until(partial(worker.said, "ready"), HIT_S, "the worker is back")
         documents = [system.ended(task_id, 120) for task_id in task_ids]
 
     assert len(set(task_ids)) == jobs
