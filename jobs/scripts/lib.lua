@@ -16,6 +16,8 @@ local SCHEMA = 1
 local LOST_AFTER = 2000        -- an unleased micro-batch is not looked at before
 local LOST_AFTER_MAX = 32000   -- nor later than, however often it was published again
 local WINDOW_MIN = 2           -- micro-batches in the broker while no worker is known
+local LIGHT_US = 10000         -- three hops on the broker, measured: 3 to 10 ms of work for gateway and worker
+local STAGES = 3
 local MICROBATCH_TTL = 2764800000    -- 32 days, above the longest deadline that a model may allow
 local WORKER_TTL = 15000
 
@@ -157,9 +159,17 @@ local function microbatch(line, ids, suspect)
   return {number, number, 'preprocess', line, trace or ''}
 end
 
+-- Whether the waiting jobs of a line would be done, all stages together, in less than the hops between the stages
+-- cost. Then a second micro-batch beside the first gains nothing, and halves how many share those hops.
+local function light(line)
+  local costs, total = call('HVALS', P .. 'cost:' .. string.match(line, '^[^/]+/[^/]+/(.+)$')), 0
+  for i = 1, #costs do total = total + tonumber(costs[i]) end
+  return #costs == STAGES and total * math.min(jobs_for(line), call('ZCARD', P .. 'line:' .. line)) < LIGHT_US
+end
+
 -- The next micro-batch of a pool, or nil: a suspect if none is running, then interactive, then bulk; the lines
--- of a lane take turns.
-local function next_microbatch(pool)
+-- of a lane take turns. Light lines are passed over unless `light_too`.
+local function next_microbatch(pool, light_too)
   if call('SCARD', P .. 'suspects-live:' .. pool) == 0 then
     local id = call('ZPOPMIN', P .. 'suspects:' .. pool)[1]
     local line = id and call('HGET', P .. 'job:' .. id, 'line')
@@ -167,35 +177,34 @@ local function next_microbatch(pool)
   end
   for _, lane in ipairs({'interactive', 'bulk'}) do
     local lines = P .. 'lines:' .. pool .. ':' .. lane
-    local line = call('ZRANGE', lines, 0, 0)[1]
-    while line do
-      local ids = take_from(line)
-      if #ids > 0 then
-        local made = microbatch(line, ids, false)
-        call('ZADD', lines, made[2], line)
-        return made
+    for _, line in ipairs(call('ZRANGE', lines, 0, -1)) do
+      if light_too or not light(line) then
+        local ids = take_from(line)
+        if #ids > 0 then
+          local made = microbatch(line, ids, false)
+          call('ZADD', lines, made[2], line)
+          return made
+        end
+        call('ZREM', lines, line)
       end
-      call('ZREM', lines, line)
-      line = call('ZRANGE', lines, 0, 0)[1]
     end
   end
   return nil
 end
 
-local function window(pool)
-  local slots = 0
-  for _, each in ipairs(call('HVALS', P .. 'slots:' .. pool)) do slots = slots + tonumber(each) end
-  return math.max(WINDOW_MIN, slots * PER_SLOT)
-end
-
--- Fills the window of a pool; what it made must now be published.
+-- Fills the window of a pool; what it made must now be published. The window is one micro-batch a worker for light
+-- lines and one or more a slot for the others, so that a model that computes never waits for its next batch.
 local function fill(pool, made)
-  local room = window(pool) - call('ZCARD', P .. 'live:' .. pool)
-  while room > 0 do
-    local next = next_microbatch(pool)
+  local workers, slots = 0, 0
+  for _, each in ipairs(call('HVALS', P .. 'slots:' .. pool)) do
+    workers, slots = workers + 1, slots + tonumber(each) * PER_SLOT
+  end
+  local live = call('ZCARD', P .. 'live:' .. pool)
+  while live < math.max(WINDOW_MIN, slots) do
+    local next = next_microbatch(pool, live < math.max(1, workers))
     if not next then break end
     made[#made + 1] = next
-    room = room - 1
+    live = live + 1
   end
   return made
 end

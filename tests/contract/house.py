@@ -116,10 +116,10 @@ class House:
             outcomes = [Outcome(member.task_id, Event.COMPLETE, DOCUMENT) for member in taken.members]
         return self.store.run(commands.commit(taken, Handover(None, [], b"", b"stages", 10), outcomes))
 
-    def finish(self, microbatch: MicroBatch) -> Committed:
+    def finish(self, microbatch: MicroBatch, cost_us: int = 10) -> Committed:
         """Run a whole chain to completion."""
         for stage in STAGES[STAGES.index(microbatch.stage) : -1]:
-            self.hand_on(self.take(microbatch, stage=stage))
+            self.hand_on(self.take(microbatch, stage=stage), cost_us=cost_us)
         return self.end(self.take(microbatch, stage=STAGES[-1]))
 
     def members(self, microbatch: MicroBatch) -> list[str]:

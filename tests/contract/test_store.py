@@ -243,9 +243,34 @@ def test_jobs_wait_while_the_window_is_full_and_then_leave_together_in_order(hou
     waiting = [house.job() for _ in range(5)]
     assert [house.submit(job) for job in waiting] == [[]] * 5
 
-    (microbatch,) = house.finish(first).publish
+    (microbatch,) = house.finish(first, cost_us=8_000).publish
 
     assert house.members(microbatch) == [job.task_id for job in waiting]
+
+
+def test_a_light_line_has_one_micro_batch_for_each_worker(house: House) -> None:
+    """Its stages cost less than the hops between them, so a second one would only share fewer jobs a hop."""
+    *others, last = house.fill_window("m")
+    waiting = [house.job() for _ in range(5)]
+    for job in waiting:
+        house.submit(job)
+    assert [house.finish(each).publish for each in others] == [[]] * len(others)
+
+    (microbatch,) = house.finish(last).publish
+
+    assert house.members(microbatch) == [job.task_id for job in waiting]
+
+
+def test_a_line_that_computes_leaves_while_a_light_one_waits(house: House) -> None:
+    first, *_ = house.fill_window("light")
+    waiting, computing = house.job(model="light"), house.job(model="heavy")
+    house.client.hset(house.key("cost:heavy/1"), mapping=dict.fromkeys(STAGES, 20_000))
+    house.submit(waiting)
+    house.submit(computing)
+
+    (microbatch,) = house.finish(first).publish
+
+    assert house.members(microbatch) == [computing.task_id]
 
 
 def test_a_job_leaves_at_once_before_any_worker_is_known(house: House) -> None:
