@@ -8,7 +8,7 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from jobs.errors import ModelLoadingError, ModelNotFoundError
+from jobs.errors import ModelLoadingError, ModelNotFoundError, SetupError
 from jobs.models import ModelRecord
 from preprocess.kinds import Kind, kind
 
@@ -84,14 +84,21 @@ class Catalog:
     def _read(self, raw: dict[bytes, bytes]) -> None:
         records: dict[str, dict[int, ModelRecord]] = {}
         offers: dict[tuple[str, int], Offer] = {}
-        for value in raw.values():
-            record = msgspec.json.decode(value, type=ModelRecord)
+        for field, value in raw.items():
+            try:
+                record = msgspec.json.decode(value, type=ModelRecord)
+                if record.state == "ready":
+                    offers[(record.name, record.version)] = self._offer(record)
+            except (msgspec.DecodeError, SetupError):  # of a newer worker: the other versions are served
+                log.exception("record of a model cannot be read", extra={"record": field.decode()})
+                continue
             records.setdefault(record.name, {})[record.version] = record
-            if record.state == "ready":
-                key = (record.name, record.version)
-                known = self._offers.get(key)
-                offers[key] = known if known and known.record == record else Offer(record, kind(record))
         self._records, self._offers = records, offers
+
+    def _offer(self, record: ModelRecord) -> Offer:
+        """The offer that is known already, if the record has not changed."""
+        known = self._offers.get((record.name, record.version))
+        return known if known and known.record == record else Offer(record, kind(record))
 
     def _choose(self) -> None:
         """The active version of each model: the pointer's where that is ready, else the highest that is."""

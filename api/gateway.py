@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -36,6 +36,7 @@ from jobs.store import AsyncJobStore
 GATHER_MOST = 256
 """Submits or polls in one round trip to the store: bounds how long the store is held by one script."""
 REFRESH_S = 1.0
+DUTY_PAUSE_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +76,10 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Run what runs beside requests: refresh, subscription, broker watch, sweeper."""
         await self._refresh()
-        duties: list[Coroutine[Any, Any, None]] = [
-            self._keep_fresh(),
-            self.waiters.listen(),
-            self.broker.watch(),
-            self.arrivals.watch(),
-        ]
+        duties = [self._keep_fresh, self.waiters.listen, self.broker.watch, self.arrivals.watch]
         if self.settings.sweeper:
-            duties.append(self.sweeper.run())
-        tasks = [asyncio.create_task(duty) for duty in duties]
+            duties.append(self.sweeper.run)
+        tasks = [asyncio.create_task(_kept_up(duty)) for duty in duties]
         try:
             yield
         finally:
@@ -188,6 +184,16 @@ class Gateway:
         while True:
             await asyncio.sleep(REFRESH_S)
             await self._refresh()
+
+
+async def _kept_up(duty: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a duty for ever; one that meets a fault of ours is logged and begun again, never silently gone."""
+    while True:
+        try:
+            await duty()
+        except Exception:
+            log.exception("a duty of the gateway failed", extra={"duty": duty.__qualname__})
+        await asyncio.sleep(DUTY_PAUSE_S)
 
 
 def _accepted(job: Job) -> Accepted:

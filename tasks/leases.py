@@ -95,6 +95,8 @@ class Leases:
 
     def _keep(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self.beat()
-            for call in self.on_beat:
-                call()
+            for call in (self.beat, *self.on_beat):
+                try:
+                    call()
+                except Exception:  # without this thread every lease of the worker would run out
+                    log.exception("sign of life")

