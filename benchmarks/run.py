@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--against", default="", metavar="REV", help="compare with this commit of ours")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each measured window")
     parser.add_argument("--pairs", type=int, default=0, help="repetitions, sides alternating")
-    parser.add_argument("--poll-ms", type=float, default=50.0, help="how long a client waits before it polls again (ours says 50 ms: retry_after_s)")
+    parser.add_argument("--poll-ms", type=float, default=50.0, help="wait before a poll (our retry_after_s)")
     parser.add_argument("--poll-alone-ms", type=float, default=1.0, help="the same for the client alone")
     parser.add_argument("--out", type=Path, help="result file (default: results/main.json or results/against.json)")
     parser.add_argument(
