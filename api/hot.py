@@ -1,6 +1,6 @@
 """Submit and poll, ahead of the framework: a bare ASGI callable that hands everything else on.
 
-Through FastAPI's stack these two routes cost twice as much as all that they do; measured in docs/decisions/0005-hot-routes.md.
+Through FastAPI's stack these two routes cost twice as much as all that they do: docs/decisions/0005-hot-routes.md.
 """
 
 from __future__ import annotations

@@ -19,6 +19,9 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header: TypeAlias = tuple[bytes, bytes]
 Headers: TypeAlias = list[Header]
 
+UNDECLARED_BYTES_MAX = 4 * 1024 * 1024
+"""Largest body without a Content-Length."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?(?:$|[,;\s])")
@@ -84,8 +87,13 @@ class Request:
         return min(float(found[1]), most) if found else 0.0
 
     async def body(self, receive: Receive, bytes_max: int) -> bytes:
-        """The whole body; PayloadTooLargeError, MalformedError (client gone)."""
-        declared = self._found.get(b"content-length", b"0")
+        """The whole body; PayloadTooLargeError, MalformedError (client gone).
+
+        A body whose length is not declared is held in part before it can be refused, so its bound is lower.
+        """
+        declared = self._found.get(b"content-length")
+        if declared is None:
+            return await _receive_all(receive, min(bytes_max, UNDECLARED_BYTES_MAX))
         if declared.isdigit() and int(declared[:20]) > bytes_max:
             raise _too_large(bytes_max)
         return await _receive_all(receive, bytes_max)
@@ -118,7 +126,9 @@ async def _receive_all(receive: Receive, bytes_max: int) -> bytes:
 
 
 def _too_large(bytes_max: int) -> PayloadTooLargeError:
-    return PayloadTooLargeError(f"The body may have at most {bytes_max} bytes (PENSTOCK_BODY_BYTES_MAX).")
+    return PayloadTooLargeError(
+        f"The body may have at most {bytes_max} bytes; without a Content-Length at most {UNDECLARED_BYTES_MAX}."
+    )
 
 
 async def answer(send: Send, status: int, headers: Headers, body: bytes) -> None:

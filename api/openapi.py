@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from api import views
 from api.problems import Problem
 from api.results import Pending
 from api.submit import Accepted, Options, Submit, SubmitTo
@@ -15,6 +16,13 @@ from jobs.records import Document
 
 VERSION = version("penstock")
 _RAW = ("application/octet-stream", "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+_COLD: dict[str, type[msgspec.Struct]] = {
+    "/models": views.ModelsView,
+    "/models/{model}": views.ModelView,
+    "/livez": views.LiveView,
+    "/readyz": views.ReadyView,
+    "/problems/{code}": views.ProblemView,
+}
 _REF = "#/components/schemas/{name}"
 
 
@@ -25,15 +33,15 @@ def describe(app: FastAPI) -> None:
     def whole() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = framework()
-            _, components = msgspec.json.schema_components(
-                [Submit, SubmitTo, Accepted, Pending, Document, Problem], ref_template=_REF
-            )
+            types = [Submit, SubmitTo, Accepted, Pending, Document, Problem, *_COLD.values()]
+            _, components = msgspec.json.schema_components(types, ref_template=_REF)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(components)
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             document["security"] = [{}, {"key": []}]
             document["paths"].update(_hot_paths())
             _refusals(document)
+            _answers(document)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -147,6 +155,14 @@ def _refusals(document: dict[str, Any]) -> None:
                 operation["responses"][str(status)] = _problem(text)
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _answers(document: dict[str, Any]) -> None:
+    """What the cold routes answer; a gateway that is not ready says so in the same form."""
+    for path, form in _COLD.items():
+        responses = document["paths"][path]["get"]["responses"]
+        responses["200"] = _response(responses["200"]["description"], form.__name__)
+    document["paths"]["/readyz"]["get"]["responses"]["503"] = _response("Not ready", views.ReadyView.__name__)
 
 
 def _problem(text: str) -> dict[str, Any]:

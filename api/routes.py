@@ -12,8 +12,7 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from api import http, openapi, problems
-from api.catalog import Catalog
+from api import http, openapi, problems, views
 from api.depth import measure_depth
 from api.gateway import Gateway
 from jobs.errors import (
@@ -24,7 +23,6 @@ from jobs.errors import (
     PenstockError,
     StoreUnavailableError,
 )
-from jobs.models import ModelRecord
 
 _ERRORS: dict[int, type[PenstockError]] = {404: NotFoundError, 405: MethodNotAllowedError}
 
@@ -56,19 +54,18 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/models", tags=["models"], summary="Every model and its versions")
     async def models(request: Request) -> Response:
         _caller(gateway, request)
-        catalog = gateway.catalog
-        return _json({"models": [_model(catalog, name) for name in sorted(catalog.models())]})
+        return _json(views.models_view(gateway.catalog))
 
     @app.get("/models/{model}", tags=["models"], summary="One model: versions, inputs, outputs, limits")
     async def one_model(model: str, request: Request) -> Response:
         _caller(gateway, request)
-        return _json(_model(gateway.catalog, model))
+        return _json(views.model_view(gateway.catalog, model))
 
 
 def _add_health(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/livez", tags=["health"], summary="The process answers")
     async def livez() -> Response:
-        return _json({"status": "live"})
+        return _json(views.LiveView())
 
     @app.get("/readyz", tags=["health"], summary="Store and broker answer, and a model is ready")
     async def readyz() -> Response:
@@ -79,8 +76,7 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
         }
         ready = all(checks.values())
         headers = None if ready else {"retry-after": "1"}
-        body = {"status": "ready" if ready else "not ready", "checks": checks}
-        return _json(body, 200 if ready else 503, headers)
+        return _json(views.ReadyView("ready" if ready else "not ready", checks), 200 if ready else 503, headers)
 
     @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -93,14 +89,7 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
         found = problems.known().get(code)
         if found is None:
             raise NotFoundError("There is no such problem type.")
-        meaning = (found.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
-        said = {
-            "code": found.code,
-            "title": found.title,
-            "status": found.status,
-            "retryable": found.retryable,
-        }
-        return _json({**said, "meaning": meaning})
+        return _json(views.problem_view(found))
 
 
 def _handle_errors(app: FastAPI, gateway: Gateway) -> None:
@@ -144,34 +133,6 @@ async def _store_answers(gateway: Gateway) -> bool:
     except StoreUnavailableError:
         return False
     return True
-
-
-def _model(catalog: Catalog, name: str) -> dict[str, Any]:
-    versions = catalog.versions(name)
-    return {
-        "name": name,
-        "active_version": catalog.active(name),
-        "versions": [_version(versions[number]) for number in sorted(versions)],
-    }
-
-
-def _version(record: ModelRecord) -> dict[str, Any]:
-    config = record.config
-    described = {
-        "version": record.version,
-        "state": record.state,
-        "description": config.description,
-        "pool": config.pool,
-        "digest": record.digest,
-        "inputs": record.signature.inputs,
-        "outputs": record.signature.outputs,
-        "preprocess": config.preprocess.kind,
-        "postprocess": config.postprocess.kind,
-        "batch_max": config.inference.batch_max,
-        "limits": config.limits,
-        "retry": config.retry,
-    }
-    return {**described, "reason": record.reason} if record.reason else described
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
 from pathlib import Path
 
@@ -107,8 +108,16 @@ class Intermediates:
 
     def _put_file(self, name: str, data: bytes) -> bytes:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        (self._folder / name).write_bytes(data)
-        return b"f" + f"{self._mount}/{name}".encode()
+        if self._folder.lstat().st_uid != os.getuid():
+            raise PermissionError(self._folder)  # somebody else was there first
+        # Another installation of the same user and namespace may count the same numbers on the same tmpfs.
+        path = self._folder / f"{name}-{secrets.token_hex(8)}"
+        try:
+            path.write_bytes(data)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        return b"f" + f"{self._mount}/{path.name}".encode()
 
     def _path(self, rest: bytes) -> Path:
         mount, _, name = rest.decode().partition("/")

@@ -33,6 +33,9 @@ class Publisher:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._quorum = app.conf.broker_url.startswith("amqp")
+        # Bounds the wait for RabbitMQ's confirm; py-amqp takes it with each publish only.
+        confirm_timeout_s = app.conf.broker_transport_options.get("confirm_timeout")
+        self._bounds = {"confirm_timeout": confirm_timeout_s} if confirm_timeout_s else {}
         self._pools: set[str] = set()
         self.failed_at: float | None = None
         """Monotonic instant of the first failure since the last success; None while the broker takes messages."""
@@ -81,6 +84,7 @@ class Publisher:
             kwargsrepr="-",
             ignore_result=True,
             retry=False,
+            **self._bounds,
         )
 
     def _link(self, microbatch: MicroBatch, stage: StageName, headers: dict[str, str] | None) -> dict[str, Any]:
@@ -95,6 +99,7 @@ class Publisher:
                 "argsrepr": "-",
                 "kwargsrepr": "-",
                 **({"headers": headers} if headers else {}),
+                **self._bounds,
             },
             "subtask_type": None,
             "immutable": True,

@@ -92,6 +92,8 @@ def _log(**_: Any) -> None:
     log_json_lines(settings().log_level)
     for chatty in ("celery.app.trace", "celery.worker.strategy"):  # a line for each message: Flower shows them
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It warns that our exchange takes no delayed messages; we send none.
+    logging.getLogger("celery.worker.consumer.delayed_delivery").setLevel(logging.ERROR)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

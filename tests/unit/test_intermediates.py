@@ -77,7 +77,15 @@ def test_a_large_one_is_a_file_while_all_workers_share_the_tmpfs(
     reference = kept.put("1-preprocess-1", LARGE)
 
     assert (reference[:1], kept.get(reference)) == (b"f", LARGE)
-    assert ([path.name for path in _files(tmp_path)], keys.kept) == (["1-preprocess-1"], {})
+    (file,) = _files(tmp_path)
+    assert (file.name.startswith("1-preprocess-1-"), keys.kept) == (True, {})
+
+
+def test_two_installations_that_count_the_same_numbers_never_share_a_file(kept: Intermediates) -> None:
+    kept.shared = True
+    mine, theirs = kept.put("1-preprocess-1", LARGE), kept.put("1-preprocess-1", LARGE[::-1] + b"!")
+
+    assert (kept.get(mine), kept.get(theirs)) == (LARGE, LARGE[::-1] + b"!")
 
 
 def test_the_folder_of_files_is_ours_alone(kept: Intermediates, tmp_path: Path) -> None:
@@ -152,11 +160,11 @@ def test_files_that_nobody_fetched_are_removed_after_their_ttl(kept: Intermediat
     kept.put("old", LARGE)
     kept.put("young", LARGE)
     past = time.time() - TTL_S - 1
-    os.utime(next(path for path in _files(tmp_path) if path.name == "old"), (past, past))
+    os.utime(next(path for path in _files(tmp_path) if path.name.startswith("old-")), (past, past))
 
     kept.clean()
 
-    assert [path.name for path in _files(tmp_path)] == ["young"]
+    assert [path.name.partition("-")[0] for path in _files(tmp_path)] == ["young"]
 
 
 def test_there_is_nothing_to_clean_before_the_first_file(kept: Intermediates) -> None:
