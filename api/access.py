@@ -26,6 +26,10 @@ class Caller(msgspec.Struct, frozen=True):
     role: str
 
 
+_UNREADABLE = Caller("", b"", "user")
+"""Stands for a key whose record is of a newer form: it opens nothing, and it counts as a key."""
+
+
 class Access:
     """The keys of the store, kept in memory; a key that was revoked is refused from the next ``refresh`` on.
 
@@ -39,29 +43,38 @@ class Access:
         self._callers: dict[str, Caller] = {}
         self._anonymous = Caller(_NOBODY, _NOBODY.encode(), "admin")
 
-    async def refresh(self) -> None:
-        """Read the keys again; keeps the old ones while the store is away."""
+    async def refresh(self) -> bool:
+        """Read the keys again; False, and the old ones are kept, while the store is away."""
         try:
             stored: dict[bytes, bytes] = await self._client.hgetall(self._name)  # type: ignore[assignment]
         except (RedisError, OSError):
             log.warning("keys not refreshed: the store did not answer")
-            return
-        keys = {field.decode(): msgspec.json.decode(raw, type=ApiKey) for field, raw in stored.items()}
-        self._callers = {d: Caller(k.tenant, k.tenant.encode(), k.role) for d, k in keys.items()}
+            return False
+        self._callers = {field.decode(): _caller(raw) for field, raw in stored.items()}
+        return True
 
     def caller(self, authorization: bytes | None, server: tuple[str, int | None] | None) -> Caller:
         """Whose request this is; ``server`` is the address that it was sent to.
 
         UnauthorizedError when no key, or an unknown one, came with it.
         """
-        if not self._callers and (server is None or is_loopback(server[0])):
+        if not self._callers and server is not None and is_loopback(server[0]):
             return self._anonymous
         scheme, _, key = (authorization or b"").partition(b" ")
         if scheme.lower() == b"bearer" and key:
             found = self._callers.get(digest(key.strip().decode("latin-1")))
-            if found is not None:
+            if found is not None and found is not _UNREADABLE:
                 return found
         raise UnauthorizedError("Send a known API key as 'Authorization: Bearer <key>'.")
+
+
+def _caller(raw: bytes) -> Caller:
+    try:
+        key = msgspec.json.decode(raw, type=ApiKey)
+    except msgspec.DecodeError:
+        log.warning("the record of an API key cannot be read")
+        return _UNREADABLE
+    return Caller(key.tenant, key.tenant.encode(), key.role)
 
 
 @functools.cache

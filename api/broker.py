@@ -58,6 +58,8 @@ class Broker:
 
     async def empty(self, name: str) -> bool:
         """Whether the broker says that nothing waits in a queue; False where it says nothing."""
+        if self.away:
+            return False
         try:
             depth = await asyncio.wait_for(asyncio.wrap_future(self._call(self._publisher.depth, name)), HUNG_AFTER_S)
         except BROKER_ERRORS:  # among them TimeoutError, which is an OSError

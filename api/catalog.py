@@ -35,19 +35,20 @@ class Catalog:
         self._pointers: dict[str, int] = {}
         self._active: dict[str, int] = {}
 
-    async def refresh(self) -> None:
-        """Read records and pointers again; keeps the old ones while the store is away."""
+    async def refresh(self) -> bool:
+        """Read records and pointers again; False, and the old ones are kept, while the store is away."""
         try:
             raw: dict[bytes, bytes] = await self._client.hgetall(self._models_key)  # type: ignore[assignment]
             pointers: dict[bytes, bytes] = await self._client.hgetall(self._active_key)  # type: ignore[assignment]
         except (RedisError, OSError):
             log.warning("models not refreshed: the store did not answer")
-            return
+            return False
         self._pointers = {name.decode(): int(version) for name, version in pointers.items()}
         if raw != self._raw:
             self._raw = raw
             self._read(raw)
         self._choose()
+        return True
 
     def models(self) -> dict[str, dict[int, ModelRecord]]:
         """Every record, by name and version."""

@@ -75,7 +75,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what runs beside requests: refresh, subscription, broker watch, sweeper."""
-        await self._refresh()
+        await self._first_refresh()
         duties = [self._keep_fresh, self.waiters.listen, self.broker.watch, self.arrivals.watch]
         if self.settings.sweeper:
             duties.append(self.sweeper.run)
@@ -102,15 +102,21 @@ class Gateway:
             log.debug("accepted", extra={"task_id": job.task_id, "request_id": request.request_id})
         wait_s = request.wait_s(self.settings.wait_s_max)
         if wait_s:
-            await self._answer_result(request, job.task_id, wait_s, send)
-        else:
-            await answer(send, 202, _accepted_headers(job, request), _encode(_accepted(job)))
+            with contextlib.suppress(
+                StoreUnavailableError, RecordMissingError
+            ):  # the job is stored: 202 all the same
+                view = await self._await_end(job.task_id, wait_s)
+                await self._answer_view(request, job.task_id, view, wait_s, send)
+                return
+        await answer(send, 202, _accepted_headers(job, request), _encode(_accepted(job)))
 
     async def result(self, request: Request, task_id: str, send: Send) -> None:
         """``GET /result/{task_id}``: 202 while it is under way, 200 once it has ended."""
         caller = self.access.caller(request.authorization, request.server)
         self.check_id(task_id, caller)
-        await self._answer_result(request, task_id, request.wait_s(self.settings.wait_s_max), send)
+        wait_s = request.wait_s(self.settings.wait_s_max)
+        view = await (self._await_end(task_id, wait_s) if wait_s else self.view(task_id))
+        await self._answer_view(request, task_id, view, wait_s, send)
 
     def check_id(self, task_id: str, caller: Caller) -> None:
         """NotFoundError unless we issued ``task_id`` to the caller's tenant; does not touch the store."""
@@ -133,8 +139,14 @@ class Gateway:
         except (redis.RedisError, OSError):
             raise StoreUnavailableError("The job store does not answer.") from None
 
-    async def _answer_result(self, request: Request, task_id: str, wait_s: float, send: Send) -> None:
-        view = await (self._await_end(task_id, wait_s) if wait_s else self.view(task_id))
+    async def workers(self) -> int:
+        """How many workers gave a sign of life lately; 0 while the store is away."""
+        try:
+            return int(await self.client.zcard(f"{self.store.prefix}workers-seen"))
+        except (redis.RedisError, OSError):
+            return 0
+
+    async def _answer_view(self, request: Request, task_id: str, view: View, wait_s: float, send: Send) -> None:
         headers = [_JSON, (b"x-request-id", request.request_id.encode())]
         if wait_s:
             headers.append((b"preference-applied", b"wait=%d" % wait_s))
@@ -168,17 +180,26 @@ class Gateway:
         return [None] * len(jobs)
 
     async def _read(self, task_ids: list[str]) -> list[View | None]:
-        return await self.store.run(commands.read(task_ids))
+        views = await self.store.run(commands.read(task_ids))
+        for view in views:
+            if view is not None and view.ended_here and view.head is not None:
+                self.metrics.jobs.labels(view.head.model, view.head.version, view.state).inc()
+        return views
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
+        """Learn clock, keys and models from the store; False while it is away."""
         asked_s = time.monotonic()
         try:
             seconds, micros = await self.client.time()
         except (redis.RedisError, OSError):
-            return
+            return False
         self.clock.learn(seconds * 1000 + micros / 1000, asked_s, time.monotonic())
-        await self.access.refresh()
-        await self.catalog.refresh()
+        return all(await asyncio.gather(self.access.refresh(), self.catalog.refresh()))
+
+    async def _first_refresh(self) -> None:
+        """Wait for the store: before keys and models are known, nobody may be answered."""
+        while not await self._refresh():  # noqa: ASYNC110 - the store tells nobody that it is back
+            await asyncio.sleep(DUTY_PAUSE_S)
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -40,11 +40,12 @@ class Gather(Generic[Item, Answer]):
     async def _call(self, taken: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._flush([item for item, _ in taken])
+            pairs = list(zip(taken, answers, strict=True))
         except Exception as error:  # noqa: BLE001 - each asker gets it
             for _, future in taken:
                 if not future.done():
                     future.set_exception(error)
             return
-        for (_, future), answer in zip(taken, answers, strict=True):
+        for (_, future), answer in pairs:
             if not future.done():  # an asker may have gone away
                 future.set_result(answer)

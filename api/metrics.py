@@ -22,7 +22,12 @@ class Metrics:
         self.gathered = Histogram(
             "penstock_submits_gathered", "Submits written in one round trip", buckets=SIZES, registry=r
         )
-        self.jobs = Counter("penstock_jobs", "Jobs ended by the sweeper", ("model", "version", "outcome"), registry=r)
+        self.jobs = Counter(
+            "penstock_jobs",
+            "Jobs ended by this gateway: expired by its sweeper or at a poll",
+            ("model", "version", "outcome"),
+            registry=r,
+        )
         self.swept = Counter("penstock_swept", "What the sweeper mended, by kind", ("kind",), registry=r)
         self.depth = Gauge(
             "penstock_queue_depth",

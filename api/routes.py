@@ -76,7 +76,9 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
         }
         ready = all(checks.values())
         headers = None if ready else {"retry-after": "1"}
-        return _json(views.ReadyView("ready" if ready else "not ready", checks), 200 if ready else 503, headers)
+        workers = await gateway.workers() if checks["store"] else 0
+        view = views.ReadyView("ready" if ready else "not ready", checks, workers)
+        return _json(view, 200 if ready else 503, headers)
 
     @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -107,7 +107,7 @@ class Desk:
             request_id=request.request_id,
             traceparent=request.traceparent,
         )
-        task_id = self._ids.issue(now_ms, caller.tenant_bytes, ttl_ms)
+        task_id = self._ids.issue(now_ms, caller.tenant_bytes)
         return Job.of(task_id, head, config.pool, payload.data)
 
 

@@ -43,6 +43,7 @@ class Sweeper:
         self._empty = empty
         self._metrics = metrics
         self._name = secrets.token_hex(8)
+        self._doubts: asyncio.Task[None] | None = None
         self.turn = False
         """Whether this gateway holds the sweeper's lease."""
 
@@ -61,9 +62,18 @@ class Sweeper:
         self.turn = swept.turn
         self._publish(swept.publish)
         self._count(swept)
-        lost = [each for each in swept.doubtful if await self._empty(each.queue)]
+        if swept.doubtful and (self._doubts is None or self._doubts.done()):
+            self._doubts = asyncio.create_task(self._settle(swept.doubtful))
+
+    async def _settle(self, doubtful: list[Doubtful]) -> None:
+        """Publish again what the broker no longer has; beside the sweep, which a slow broker must not hold up."""
+        empty = {queue: await self._empty(queue) for queue in {each.queue for each in doubtful}}
+        lost = [each for each in doubtful if empty[each.queue]]
         if lost:
-            await self._again(lost)
+            try:
+                await self._again(lost)
+            except StoreUnavailableError:
+                log.warning("lost messages wait for the store")
 
     async def _again(self, lost: list[Doubtful]) -> None:
         publish = await self._store.run(commands.republish(lost))

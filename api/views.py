@@ -48,10 +48,14 @@ class LiveView(msgspec.Struct, frozen=True):
 
 
 class ReadyView(msgspec.Struct, frozen=True):
-    """Whether jobs would be taken and done, and what of it holds."""
+    """Whether jobs would be taken, and what of it holds; ``workers`` that gave a sign of life lately.
+
+    A gateway without workers is ready: it takes jobs, and they wait.
+    """
 
     status: str
     checks: dict[str, bool]
+    workers: int
 
 
 class ProblemView(msgspec.Struct, frozen=True):

@@ -50,12 +50,15 @@ class Waiters:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _listen(self) -> None:
-        async with self._client.pubsub(ignore_subscribe_messages=True) as subscription:
+        async with self._client.pubsub() as subscription:
             await subscription.subscribe(self._channel)
-            self._wake_all()
             while True:
                 message = await subscription.get_message(timeout=None)
-                if message is not None and self._waiting:
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":  # from here on nothing is missed; before, something may have been
+                    self._wake_all()
+                elif self._waiting:
                     self._wake(message["data"].decode())
 
     def _wake(self, task_ids: str) -> None:

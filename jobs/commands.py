@@ -69,6 +69,14 @@ class Member(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """A job that a command ended."""
+
+    task_id: str
+    state: str
+    line: str
+
+
 class Taken(msgspec.Struct, frozen=True):
     """The answer to a receipt. ``verdict`` is ``taken``, or why the message is to be dropped."""
 
@@ -83,6 +91,7 @@ class Taken(msgspec.Struct, frozen=True):
     members: tuple[Member, ...] = ()
     line: str = ""
     suspect: bool = False
+    ended: list[Ended] = []
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -105,14 +114,6 @@ class Handover(msgspec.Struct, frozen=True):
     cost_us: int
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """A job that a command ended."""
-
-    task_id: str
-    state: str
-    line: str
-
-
 class Committed(msgspec.Struct, frozen=True):
     """``held`` is False when the lease was lost: nothing was written, and nothing may follow."""
 
@@ -123,7 +124,10 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """A job as a poll sees it; ``document`` when it ended with one, else the facts to make one from."""
+    """A job as a poll sees it; ``document`` when it ended with one, else the facts to make one from.
+
+    ``ended_here``: this very poll found the deadline passed.
+    """
 
     state: str
     document: bytes = b""
@@ -132,6 +136,7 @@ class View(msgspec.Struct, frozen=True):
     stage: str = ""
     ended_at_ms: int = 0
     code: str = ""
+    ended_here: bool = False
 
 
 class Doubtful(msgspec.Struct, frozen=True):
@@ -170,15 +175,16 @@ def take(number: str, stage: StageName, sequence: str, holder: str, lease_ms: in
     """Take the lease of a micro-batch for one stage, or learn why not."""
 
     def read(reply: list[Any]) -> Taken:
-        verdict, publish = reply[0].decode(), _microbatches(reply[1])
+        verdict, publish, ended = reply[0].decode(), _microbatches(reply[1]), _ended(reply[2])
         if verdict != "taken":
-            return Taken(verdict, publish)
-        now_ms, epoch, reference, stages, members, line, suspect = reply[2:]
+            return Taken(verdict, publish, ended=ended)
+        now_ms, epoch, reference, stages, members, line, suspect = reply[3:]
         return Taken(
             *(verdict, publish, number, stage, now_ms, epoch, reference, stages),
             tuple(Member(m[0], m[1].decode(), decode_head(m[2]), m[3], m[4]) for m in members),
             line.decode(),
             bool(suspect),
+            ended,
         )
 
     return Command("take", (number, stage, sequence, holder, lease_ms), read)
@@ -261,5 +267,6 @@ def _view(reply: Any) -> View | None:
         return None
     if reply[1]:
         return View(reply[0].decode(), reply[1])
-    state, document, head, attempt, stage, ended, code = reply
-    return View(state.decode(), document, decode_head(head), attempt, stage.decode(), ended, code.decode())
+    state, document, head, attempt, stage, ended, code, here = reply
+    facts = (decode_head(head), attempt, stage.decode(), ended, code.decode())
+    return View(state.decode(), document, *facts, ended_here=bool(here))

@@ -6,7 +6,7 @@ A task id is 56 hexadecimal digits: a body of 16 bytes and a MAC of 12 (BLAKE2b,
     2 bytes  counter of the issuing process, so that ids of one millisecond keep their order
     1 byte   number of the key in the key ring
     1 byte   kind: 0 a job (a container of rows will be another kind, its rows addressed by an index behind it)
-    2 bytes  hours, rounded up, that the record is kept at most: time to live and retention
+    2 bytes  retention, when a missing record stops being our fault: seconds, or hours with the highest bit set
     4 bytes  drawn at random by each issuing process
 
 Whoever holds no key cannot make an id that passes, so a guessed, forged or foreign id is refused without
@@ -27,8 +27,8 @@ ID_CHARS = 56
 _BODY_BYTES = 16
 _MAC_BYTES = 12
 _KIND_JOB = 0
-_HOUR_MS = 3_600_000
-_HOURS_MAX = 0xFFFF
+_IN_HOURS = 0x8000
+_HOUR_S = 3600
 
 
 class KeyRing(msgspec.Struct, frozen=True):
@@ -49,16 +49,12 @@ class TaskIds:
         self._ring = ring
         self._counter = 0
         self._key = ring.keys[ring.newest]
-        self._retention_ms = int(retention_s * 1000)
-        self._kind = bytes((ring.newest, _KIND_JOB))
-        self._process = os.urandom(4)
+        self._tail = bytes((ring.newest, _KIND_JOB)) + _retention(retention_s) + os.urandom(4)
 
-    def issue(self, now_ms: int, tenant: bytes, ttl_ms: int = 0) -> str:
-        """A new id for ``tenant``, issued at ``now_ms`` for a job that ends within ``ttl_ms``."""
+    def issue(self, now_ms: int, tenant: bytes) -> str:
+        """A new id for ``tenant``, issued at ``now_ms``."""
         self._counter = (self._counter + 1) & 0xFFFF
-        hours = min(-(-(self._retention_ms + ttl_ms) // _HOUR_MS), _HOURS_MAX)
-        kept = self._kind + hours.to_bytes(2) + self._process
-        body = now_ms.to_bytes(6) + self._counter.to_bytes(2) + kept
+        body = now_ms.to_bytes(6) + self._counter.to_bytes(2) + self._tail
         return (body + _mac(self._key, body, tenant)).hex()
 
     def verify(self, task_id: str, tenant: bytes) -> None:
@@ -84,8 +80,16 @@ def issued_at_ms(task_id: str) -> int:
 
 def past_retention(task_id: str, now_ms: int) -> bool:
     """Whether a verified id is so old that its record may rightly be gone."""
-    hours = int(task_id[20:24], 16)
-    return now_ms - issued_at_ms(task_id) >= hours * _HOUR_MS
+    kept = int(task_id[20:24], 16)
+    kept_s = (kept ^ _IN_HOURS) * _HOUR_S if kept & _IN_HOURS else kept
+    return now_ms - issued_at_ms(task_id) >= kept_s * 1000
+
+
+def _retention(retention_s: float) -> bytes:
+    """Rounded down, so that a record which is rightly gone is never called missing."""
+    seconds = int(retention_s)
+    kept = seconds if seconds < _IN_HOURS else _IN_HOURS | min(seconds // _HOUR_S, _IN_HOURS - 1)
+    return kept.to_bytes(2)
 
 
 def _mac(key: bytes, body: bytes, tenant: bytes) -> bytes:

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     """How long a request body may take to arrive."""
     wait_s_max: float = Field(60.0, gt=0)
     """Longest ``Prefer: wait``."""
-    retention_s: int = Field(3600, ge=1, le=65535 * 3600)
+    retention_s: int = Field(3600, ge=1, le=32767 * 3600)
     """How long a job is kept after its end."""
 
     pools: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("default",)

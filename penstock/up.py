@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import urllib.error
 import urllib.request
@@ -106,8 +107,8 @@ def _is_ready(settings: Settings) -> bool:
     """Whether the gateway says that jobs would be done."""
     try:
         with urllib.request.urlopen(f"{gateway_url(settings)}/readyz", timeout=READY_TIMEOUT_S) as answer:  # noqa: S310 -- our own
-            return bool(answer.status == 200)  # noqa: PLR2004 -- HTTP's word
-    except (OSError, urllib.error.URLError, ValueError):
+            return bool(json.load(answer)["workers"])  # 503 has raised; a gateway takes jobs without workers, too
+    except (OSError, urllib.error.URLError, ValueError, KeyError):
         return False
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
 from amqp.exceptions import AMQPError
@@ -40,7 +39,7 @@ class Publisher:
         self.failed_at: float | None = None
         """Monotonic instant of the first failure since the last success; None while the broker takes messages."""
 
-    def publish(self, microbatches: Sequence[MicroBatch]) -> None:
+    def publish(self, microbatches: list[MicroBatch]) -> None:
         """Send each; a failure is logged and left to the sweeper."""
         if not microbatches:
             return

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from inference.engine import Engine
 from jobs import commands
-from jobs.commands import Committed, Handover, Member, Outcome, Taken
+from jobs.commands import Committed, Ended, Handover, Member, Outcome, Taken
 from jobs.errors import InternalError, OutOfMemoryError, PenstockError, StoreUnavailableError
 from jobs.models import ModelRecord
 from jobs.payload import Payload
@@ -56,15 +57,15 @@ def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> b
     leases = worker.leases
     taken = worker.store.run(commands.take(number, stage, sequence, leases.holder, leases.lease_ms))
     worker.publisher.publish(taken.publish)
+    _count_ended(taken.ended)
     if taken.verdict != "taken":
         metrics.dropped_total.labels(taken.verdict).inc()
         return False
 
-    with leases.holding(taken):
+    with leases.holding(taken), _given_back_without_store(worker, taken):
         items = _fetch(worker, taken)
         if items is None:  # the intermediate is gone: start again at preprocess
-            restarted = worker.store.run(commands.release(taken))
-            worker.publisher.publish(restarted)
+            worker.publisher.publish(worker.store.run(commands.release(taken)))
             return False
         work = _run(worker, taken, items)
         committed = _commit(worker, taken, work)
@@ -78,9 +79,10 @@ def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> b
 
 @dataclass(frozen=True)
 class _Work:
-    """What a stage made of a micro-batch: who goes on with what, and who leaves here."""
+    """What a stage made of a micro-batch: who goes on, with which packed tensors, and who leaves here."""
 
-    going_on: dict[str, Tensors]
+    going_on: list[str]
+    packed: bytes
     outcomes: list[Outcome]
     journey: Journey
     run_s: float
@@ -93,12 +95,16 @@ def _fetch(worker: Worker, taken: Taken) -> list[Any] | None:
     packed = worker.intermediates.get(taken.reference)
     if packed is None:
         return None
-    items = unpack_items(packed)
-    return [items[member.place] for member in taken.members]
+    try:
+        items = unpack_items(packed)
+        return [items[member.place] for member in taken.members]
+    except (ValueError, IndexError):
+        log.exception("intermediate cannot be read", extra={"microbatch": taken.number})
+        return None
 
 
 def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
-    """Run the stage function; whatever it raises as a whole becomes the outcome of each member."""
+    """Run the stage function; an outcome for each member, whatever is raised."""
     started = time.perf_counter()
     model, version = taken.members[0].head.model, taken.members[0].head.version
     record = ModelRecord(model, version, "loading")
@@ -109,23 +115,46 @@ def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
         record = served.record
         if taken.stage == "inference":
             rows, provider = sum(map(rows_of, items)), _ensure_loaded(worker, record)
-        results = _as_many(_FUNCTIONS[taken.stage](worker, served, items), len(items))
+        results = _results(lambda some: _FUNCTIONS[taken.stage](worker, served, some), taken, items)
     except PenstockError as error:
         results = [error] * len(items)
-    except MemoryError:
-        results = [OutOfMemoryError(f"The stage {taken.stage} ran out of memory.")] * len(items)
-    except (Exception, SystemExit):
-        log.exception("stage failed", extra={"stage": taken.stage, "microbatch": taken.number})
-        results = [InternalError(f"The stage {taken.stage} failed.")] * len(items)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's version could not be loaded
+        results = [_fault(error, taken)] * len(items)
     run_s = time.perf_counter() - started
     journey = _journey(worker, taken, run_s, rows, provider)
     return _sort(taken, results, journey, record, run_s)
 
 
-def _as_many(results: Results, count: int) -> Results:
-    if len(results) != count:
-        raise RuntimeError(f"{len(results)} results for {count} items")
+def _results(run: Callable[[list[Any]], Results], taken: Taken, items: list[Any]) -> Results:
+    """What the stage function makes of all items, or of each alone where all together raise."""
+    try:
+        results = run(items)
+        if len(results) != len(items):
+            raise RuntimeError(f"{len(results)} results for {len(items)} items")  # noqa: TRY301 - as if it had raised
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code and libraries raise what they like
+        if len(items) > 1:
+            return [result for item in items for result in _results(run, taken, [item])]
+        return [error if isinstance(error, PenstockError) else _fault(error, taken)]
     return results
+
+
+def _fault(error: BaseException, taken: Taken) -> PenstockError:
+    """An error that a stage did not foresee, in our words."""
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(f"The stage {taken.stage} ran out of memory.")
+    log.error("stage failed", exc_info=error, extra={"stage": taken.stage, "microbatch": taken.number})
+    return InternalError(f"The stage {taken.stage} failed.")
+
+
+@contextmanager
+def _given_back_without_store(worker: Worker, taken: Taken) -> Iterator[None]:
+    """Give the micro-batch back when the store was away too long, rather than let its lease run out."""
+    try:
+        yield
+    except StoreUnavailableError:
+        with suppress(StoreUnavailableError):
+            worker.publisher.publish(worker.store.run(commands.release(taken)))
+        raise
 
 
 def _sort(taken: Taken, results: Results, journey: Journey, record: ModelRecord, run_s: float) -> _Work:
@@ -138,10 +167,24 @@ def _sort(taken: Taken, results: Results, journey: Journey, record: ModelRecord,
             outcomes.append(refused(member, result, taken.stage, journey, record))
             _log_refusal(member, result, taken.stage)
         elif last:
-            outcomes.append(completed(member, result, journey, record))
+            outcomes.append(_completed(member, result, taken, journey, record))
         else:
             going_on[member.task_id] = result
-    return _Work(going_on, outcomes, journey, run_s)
+    try:
+        packed = pack_items(list(going_on.values())) if going_on else b""
+    except Exception as error:  # noqa: BLE001 - a stage that gave no tensors
+        fault = _fault(error, taken)
+        left = [member for member in taken.members if member.task_id in going_on]
+        outcomes += [refused(member, fault, taken.stage, journey, record) for member in left]
+        return _Work([], b"", outcomes, journey, run_s)
+    return _Work(list(going_on), packed, outcomes, journey, run_s)
+
+
+def _completed(member: Member, result: Any, taken: Taken, journey: Journey, record: ModelRecord) -> Outcome:
+    try:
+        return completed(member, result, journey, record)
+    except Exception as error:  # noqa: BLE001 - what JSON cannot carry sinks this job alone
+        return refused(member, _fault(error, taken), taken.stage, journey, record)
 
 
 def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
@@ -153,11 +196,10 @@ def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
     give_up_at = time.monotonic() + worker.leases.lease_ms / 1000
     while True:
         try:
-            going_on = list(work.going_on.values())
-            reference = worker.intermediates.put(name, pack_items(going_on)) if going_on else b""
+            reference = worker.intermediates.put(name, work.packed) if work.going_on else b""
             handover = Handover(
                 following=_following(taken.stage),
-                going_on=list(work.going_on),
+                going_on=work.going_on,
                 reference=reference,
                 stages=encode_journey(work.journey),
                 cost_us=int(work.run_s * 1e6 / len(taken.members)),
@@ -219,15 +261,17 @@ def _count(taken: Taken, work: _Work, committed: Committed) -> None:
 
 def _count_ends(taken: Taken, work: _Work, committed: Committed) -> None:
     """Each job that this commit ended is counted here and nowhere else."""
-    if not committed.ended:
-        return
-    for (line, state), count in Counter((each.line, each.state) for each in committed.ended).items():
-        model, version = line.split("/")[2:]
-        metrics.jobs_total.labels(model, version, state).inc(count)
+    _count_ended(committed.ended)
     queued_at = {member.task_id: member.head.queued_at_ms for member in taken.members}
     metrics.end_to_end_seconds.observe(
         (work.journey.ended_at_ms - queued_at[each.task_id]) / 1000 for each in committed.ended
     )
+
+
+def _count_ended(ended: Sequence[Ended]) -> None:
+    for (line, state), count in Counter((each.line, each.state) for each in ended).items():
+        model, version = line.split("/")[2:]
+        metrics.jobs_total.labels(model, version, state).inc(count)
 
 
 def _log_refusal(member: Member, error: PenstockError, stage: StageName) -> None:

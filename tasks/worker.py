@@ -54,8 +54,8 @@ def _add_tasks(app: Celery) -> None:
 def _stage_task(stage: StageName) -> Any:
     def task(_: Task, number: str, sequence: str, schema: int) -> None:  # noqa: ARG001 - one schema so far
         worker = _Process.worker
-        if worker is None:
-            raise Ignore
+        if worker is None:  # not acknowledged: the broker or the sweeper gives it to a worker that did start
+            os._exit(1)
         if not run_stage(worker, stage, number, sequence) and stage != STAGES[-1]:
             raise Ignore  # the chain ends here; the message is acknowledged
 
@@ -102,14 +102,27 @@ def _start(**_: Any) -> None:
     try:
         check_worker(config)
         worker = open_worker(config, app)
+        _show_metrics(config)
     except SetupError as error:
         print(f"penstock: {error}", file=sys.stderr)  # noqa: T201 - the one line that says what to do
         os._exit(EXIT_CONFIG)
+    except BaseException:  # Celery would log it and go on, and this worker would take messages that it cannot run
+        log.exception("the worker cannot start")
+        os._exit(1)
     worker.leases.on_beat.append(lambda: _share_tmpfs(worker))
     worker.leases.on_beat.append(worker.intermediates.clean)
-    server, _thread = start_http_server(config.worker_metrics_port, config.worker_metrics_host)
-    log.info("metrics", extra={"host": config.worker_metrics_host, "port": server.server_port})
     _Process.worker = worker
+
+
+def _show_metrics(config: Settings) -> None:
+    host, port = config.worker_metrics_host, config.worker_metrics_port
+    try:
+        server, _thread = start_http_server(port, host)
+    except OSError:
+        raise SetupError(
+            f"port {port} on {host} is in use: set PENSTOCK_WORKER_METRICS_PORT to a free one, or 0"
+        ) from None
+    log.info("metrics", extra={"host": host, "port": server.server_port})
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

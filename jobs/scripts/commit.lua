@@ -28,7 +28,7 @@ call('HSET', cost, stage, math.floor(0.8 * before + 0.2 * tonumber(ARGV[12])))
 
 local made, goes_on = {}, following ~= '' and ARGV[13] ~= ''
 if goes_on then
-  call('HSET', key, 'stage', following, 'published', NOW, 'lease', 0, 'holder', '', 'reference', ARGV[10], 'stages', ARGV[11],
+  call('HSET', key, 'stage', following, 'published', NOW, 'again', 0, 'lease', 0, 'holder', '', 'reference', ARGV[10], 'stages', ARGV[11],
     'members', ARGV[13])
   call('ZADD', P .. 'live:' .. pool_of(line), NOW + LOST_AFTER, number)
 else

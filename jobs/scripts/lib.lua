@@ -88,18 +88,22 @@ local function close(number, line)
   call('SREM', P .. 'suspects-live:' .. pool, number)
 end
 
--- The holder died. What it ran comes back as suspects, which run alone; only a suspect is charged an attempt.
-local function recover(number, line, stage, members, suspect)
+-- The lease ran out. What the holder ran comes back as suspects, one at a time; only a suspect is charged an attempt,
+-- and only if its holder is dead: one that gave a sign of life within half a lease has merely lost this lease (its
+-- call was cut off, the store was away).
+local function recover(number, line, stage, members, suspect, holder, granted)
   local pool = pool_of(line)
+  local seen = tonumber(call('ZSCORE', P .. 'workers-seen', holder) or 0)
+  local charged = suspect and seen < NOW - granted / 2
   for id in string.gmatch(members, '%S+') do
     local key = P .. 'job:' .. id
     local job = call('HMGET', key, 'state', 'microbatch', 'attempt', 'limit')
     if job[1] == 'queued' and job[2] == number then
       local attempt = tonumber(job[3] or 1)
-      if suspect and attempt >= tonumber(job[4]) then
+      if charged and attempt >= tonumber(job[4]) then
         finish(id, 'fail', nil, 'worker-lost', stage)
       else
-        if suspect then call('HSET', key, 'attempt', attempt + 1) end
+        if charged then call('HSET', key, 'attempt', attempt + 1) end
         call('HDEL', key, 'microbatch')
         call('ZADD', P .. 'suspects:' .. pool, NOW, id)
       end

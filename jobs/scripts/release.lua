@@ -1,4 +1,4 @@
--- Gives a micro-batch back unharmed (drain; intermediates that cannot be read): it starts again at preprocess,
+-- Gives a micro-batch back unharmed (its intermediate cannot be read, or the stage was cut off): it starts again at preprocess,
 -- under a new sequence number. ARGV[6..]: number, epoch. Replies {1 or 0 when the lease was lost, to publish}.
 local number, epoch = ARGV[6], ARGV[7]
 local key = P .. 'microbatch:' .. number

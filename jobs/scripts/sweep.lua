@@ -33,7 +33,8 @@ end
 
 local function look_at(pool, number)
   local live, key = P .. 'live:' .. pool, P .. 'microbatch:' .. number
-  local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'members', 'suspect', 'published')
+  local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'members', 'suspect', 'published',
+    'granted')
   local line, stage = batch[1], batch[2]
   if not line then
     call('ZREM', live, number)
@@ -42,7 +43,7 @@ local function look_at(pool, number)
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)
     else
-      recover(number, line, stage, batch[6], batch[7] == '1')
+      recover(number, line, stage, batch[6], batch[7] == '1', batch[5], tonumber(batch[9] or 0))
       recovered = recovered + 1
     end
   elseif tonumber(call('HGET', P .. 'seen', queue_of(line, stage)) or 0) > tonumber(batch[8]) then

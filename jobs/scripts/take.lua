@@ -1,26 +1,26 @@
 -- Takes the lease of a micro-batch for one stage. ARGV[6..]: number, stage, sequence, holder, lease in ms.
--- Replies {verdict, micro-batches to publish, ...}. Verdicts: 'taken' with {now, epoch, reference, stages so far,
+-- Replies {verdict, micro-batches to publish, ended, ...}. Verdicts: 'taken' with {now, epoch, reference, stages so far,
 -- members, line, suspect}, each member {place in the micro-batch, id, head, attempt, input}; else why the message is dropped: 'gone' (ended
 -- or lost), 'superseded' (published again since), 'passed' (a copy of an earlier stage's message), 'held' (a live
 -- holder has it), 'recovered' (its holder had died; the jobs are queued again), 'empty' (all its jobs have ended).
 local number, stage, sequence, holder, lease = ARGV[6], ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
 local key = P .. 'microbatch:' .. number
 local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'epoch', 'reference', 'stages',
-  'members', 'suspect', 'published')
+  'members', 'suspect', 'published', 'granted')
 local line = batch[1]
-if not line then return {'gone', {}} end
+if not line then return {'gone', {}, {}} end
 
-if batch[3] ~= sequence then return {'superseded', {}} end
-if batch[2] ~= stage then return {'passed', {}} end
+if batch[3] ~= sequence then return {'superseded', {}, {}} end
+if batch[2] ~= stage then return {'passed', {}, {}} end
 local queue = queue_of(line, stage)
 if tonumber(batch[11]) > tonumber(call('HGET', P .. 'seen', queue) or 0) then
   call('HSET', P .. 'seen', queue, batch[11])    -- a queue is first in, first out: what was published before is lost
 end
 if batch[5] ~= '' then
-  if tonumber(batch[4]) > NOW then return {'held', {}} end
-  recover(number, line, stage, batch[9], batch[10] == '1')
+  if tonumber(batch[4]) > NOW then return {'held', {}, {}} end
+  recover(number, line, stage, batch[9], batch[10] == '1', batch[5], tonumber(batch[12] or 0))
   announce()
-  return {'recovered', fill(pool_of(line), {})}
+  return {'recovered', fill(pool_of(line), {}), ended}
 end
 
 local members, place = {}, -1
@@ -40,9 +40,9 @@ end
 announce()
 if #members == 0 then
   close(number, line)
-  return {'empty', fill(pool_of(line), {})}
+  return {'empty', fill(pool_of(line), {}), ended}
 end
 local epoch = call('HINCRBY', key, 'epoch', 1)
-call('HSET', key, 'lease', NOW + lease, 'holder', holder)
+call('HSET', key, 'lease', NOW + lease, 'granted', lease, 'holder', holder)
 call('ZADD', P .. 'live:' .. pool_of(line), NOW + lease, number)
-return {'taken', {}, NOW, epoch, batch[7], batch[8], members, line, tonumber(batch[10])}
+return {'taken', {}, ended, NOW, epoch, batch[7], batch[8], members, line, tonumber(batch[10])}

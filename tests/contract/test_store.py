@@ -588,6 +588,29 @@ def test_a_suspect_that_kills_its_worker_at_the_last_attempt_fails(house: House)
     assert (view.state, view.code, view.stage, view.attempt) == ("failed", "worker-lost", "preprocess", 2)
 
 
+def test_a_suspect_is_not_charged_while_the_holder_of_its_lease_lives(house: House) -> None:
+    """The reply to its take was lost, or the store was away: the lease ran out and nobody died."""
+    task_id, taken = _processing(house, attempts_max=1)
+    house.lease_runs_out(taken.number)
+    for _ in range(3):
+        (suspect,) = house.sweep().publish
+        house.lease_runs_out(house.take(suspect, "alive").number)
+        house.store.run(commands.beat("alive", b"{}", LEASE_MS, {}, []))
+
+    house.sweep()
+
+    assert (house.view(task_id).state, house.view(task_id).attempt) == ("queued", 1)
+
+
+def test_whoever_finds_a_deadline_passed_is_told_so_once(house: House) -> None:
+    polled, (taken_late, microbatch) = house.submit_one()[0], house.submit_one()
+    house.deadline_passes(polled)
+    house.deadline_passes(taken_late)
+
+    assert [house.view(polled).ended_here for _ in range(2)] == [True, False]
+    assert ids(house.take(microbatch).ended) == [taken_late]
+
+
 def test_what_expired_before_its_worker_died_does_not_come_back(house: House) -> None:
     task_id, taken = _processing(house)
     house.deadline_passes(task_id)

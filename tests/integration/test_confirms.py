@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from jobs.commands import MicroBatch
-from jobs.settings import Settings
+from jobs.settings import read_settings
 from tasks.app import make_celery
 from tasks.names import queue_name
 from tasks.publisher import Publisher
@@ -30,11 +29,11 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
 
 
 def _publisher(rabbit: RabbitServer) -> Publisher:
-    return Publisher(make_celery(Settings(broker_url=SecretStr(rabbit.url)), TIMEOUT_S))
+    return Publisher(make_celery(read_settings(broker_url=rabbit.url), TIMEOUT_S))
 
 
 def test_the_channel_that_publishes_tasks_is_in_confirm_mode(rabbit: RabbitServer) -> None:
-    app = make_celery(Settings(broker_url=SecretStr(rabbit.url)), TIMEOUT_S)
+    app = make_celery(read_settings(broker_url=rabbit.url), TIMEOUT_S)
     publisher = Publisher(app)
 
     publisher.publish([BATCH])

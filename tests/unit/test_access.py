@@ -42,8 +42,8 @@ def _access(*keys: tuple[str, ApiKey]) -> tuple[Access, Keys]:
     return access, stored
 
 
-@pytest.mark.parametrize("server", [LOCAL, ("::1", 8000), ("127.8.9.1", 1), ("/run/penstock.sock", None), None])
-def test_without_keys_whoever_is_on_this_machine_is_the_default_tenant(server: tuple[str, int | None] | None) -> None:
+@pytest.mark.parametrize("server", [LOCAL, ("::1", 8000), ("127.8.9.1", 1), ("/run/penstock.sock", None)])
+def test_without_keys_whoever_is_on_this_machine_is_the_default_tenant(server: tuple[str, int | None]) -> None:
     caller = _access()[0].caller(None, server)
 
     assert (caller.tenant, caller.tenant_bytes, caller.role) == ("default", b"default", "admin")

@@ -142,16 +142,24 @@ def test_the_newest_key_signs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("retention_s", "hours"), [(1, 1), (3_600, 1), (3_601, 2), (86_400, 24), (65_535 * 3_600, 65_535)]
+    ("retention_s", "kept_s"),
+    [
+        (1, 1),
+        (90, 90),
+        (3_601, 3_601),
+        (32_767, 32_767),
+        (32_768, 9 * 3_600),
+        (86_400, 86_400),
+        (32_767 * 3_600,) * 2,
+    ],
 )
-def test_a_missing_record_is_our_fault_until_the_retention_in_whole_hours_has_passed(
-    retention_s: int, hours: int
-) -> None:
+def test_a_missing_record_is_our_fault_until_the_retention_has_passed(retention_s: int, kept_s: int) -> None:
+    """In seconds up to nine hours, beyond in whole hours, rounded down."""
     issued = TaskIds(OLD, retention_s).issue(NOW_MS, b"acme")
 
     assert not past_retention(issued, NOW_MS)
-    assert not past_retention(issued, NOW_MS + hours * HOUR_MS - 1)
-    assert past_retention(issued, NOW_MS + hours * HOUR_MS)
+    assert not past_retention(issued, NOW_MS + kept_s * 1000 - 1)
+    assert past_retention(issued, NOW_MS + kept_s * 1000)
 
 
 def test_an_id_from_the_future_is_young() -> None:

@@ -144,7 +144,7 @@ def test_no_two_operations_share_an_id(document: dict[str, Any]) -> None:
 def test_every_operation_may_refuse_with_a_problem_and_never_in_the_framework_s_form(
     document: dict[str, Any],
 ) -> None:
-    for path, _, operation in _operations(document):
+    for _, path, operation in _operations(document):
         for status in ("400", "401", "404", "422", "503"):
             if (path, status) == ("/readyz", "503"):  # says in its own form what is not ready
                 continue
