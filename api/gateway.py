@@ -101,10 +101,8 @@ class Gateway:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("accepted", extra={"task_id": job.task_id, "request_id": request.request_id})
         wait_s = request.wait_s(self.settings.wait_s_max)
-        if wait_s:
-            with contextlib.suppress(
-                StoreUnavailableError, RecordMissingError
-            ):  # the job is stored: 202 all the same
+        if wait_s:  # whatever reading it meets, the job is stored: that is the 202
+            with contextlib.suppress(StoreUnavailableError, RecordMissingError):
                 view = await self._await_end(job.task_id, wait_s)
                 await self._answer_view(request, job.task_id, view, wait_s, send)
                 return
