@@ -82,4 +82,6 @@ def test_queue_depth_and_age_tell_what_waits(system: System) -> None:
 
 def test_readiness_tells_what_it_checked(system: System) -> None:
     answer = system.client.get("/readyz")
-    assert answer.json() == {"status": "ready", "checks": {"store": True, "broker": True, "models": True}}
+    said = answer.json()
+    assert said.pop("workers") in range(3)  # each that gave a sign of life within 15 s
+    assert said == {"status": "ready", "checks": {"store": True, "broker": True, "models": True}}
