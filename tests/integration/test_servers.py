@@ -35,9 +35,12 @@ def test_redis_hangs_while_it_is_stopped(tmp_path: Path) -> None:
 def test_rabbitmq_keeps_confirmed_messages_over_a_crash(tmp_path: Path) -> None:
     with RabbitServer(tmp_path).start() as server:
         address = server.url.removeprefix("amqp://guest:guest@").removesuffix("//")
+        with amqp.Connection(address) as connection:
+            connection.channel().queue_declare("q", durable=True, auto_delete=False)
+        server.stop()  # a queue's declaration, unlike a confirmed message, reaches the disk some time later
+        server.start()
         with amqp.Connection(address, confirm_publish=True) as connection:
             channel = connection.channel()
-            channel.queue_declare("q", durable=True, auto_delete=False)
             channel.basic_publish_confirm(amqp.Message(b"a", delivery_mode=2), routing_key="q")
         server.kill()
         server.start()
