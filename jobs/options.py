@@ -1,4 +1,4 @@
-"""Strict reading of what stands in ``model.toml``: unknown keys and wrong types are named, with a remedy."""
+"""Strict reading of what stands in ``model.toml``: unknown kinds, keys and wrong types are named, with a remedy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from jobs.errors import SetupError
+from jobs.models import ModelRecord, StageConfig
 
 T = TypeVar("T")
 
@@ -20,6 +21,33 @@ def read(value: Any, form: type[T], where: str = "") -> T:
         return msgspec.convert(value, form)
     except msgspec.ValidationError as error:
         raise SetupError(_explain(str(error), form, where)) from None
+
+
+class Registry:
+    """The kinds of one stage, by the names that its ``kind`` takes; each has its ``Options`` form."""
+
+    def __init__(self, stage: str, **kinds: Any) -> None:
+        self._stage = stage
+        self._kinds = kinds
+
+    def check(self, config: StageConfig) -> None:
+        """SetupError where the kind is not known or its options do not have its form."""
+        self._options(config)
+
+    def make(self, config: StageConfig, record: ModelRecord) -> Any:
+        """Make the kind for a version whose signature is known.
+
+        SetupError where ``check`` fails or the options contradict the signature.
+        """
+        options = self._options(config)
+        return self._kinds[config.kind](record, options)
+
+    def _options(self, config: StageConfig) -> Any:
+        form = self._kinds.get(config.kind)
+        if form is None:
+            known = ", ".join(self._kinds)
+            raise SetupError(f"{self._stage}.kind: {config.kind!r} is not known; use one of {known}")
+        return read(config.options, form.Options, f"{self._stage}.options")
 
 
 def _explain(text: str, form: Any, where: str) -> str:

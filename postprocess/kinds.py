@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from jobs import options
-from jobs.errors import SetupError
-from jobs.models import ModelRecord, StageConfig
+from jobs.models import ModelRecord
+from jobs.options import Registry
 from jobs.tensors import Tensors
 from postprocess.classification import ClassificationKind
 from postprocess.tensor import TensorKind
@@ -24,12 +23,9 @@ class Kind(Protocol):
         """Make a JSON-ready document, or the PenstockError of this item alone, for each item in order."""
 
 
-_KINDS: dict[str, Any] = {"tensor": TensorKind, "classification": ClassificationKind}
+_REGISTRY = Registry("postprocess", tensor=TensorKind, classification=ClassificationKind)
 
-
-def check(config: StageConfig) -> None:
-    """SetupError where the kind is not known or its options do not have its form."""
-    _options(config)
+check = _REGISTRY.check
 
 
 def kind(record: ModelRecord) -> Kind:
@@ -37,14 +33,5 @@ def kind(record: ModelRecord) -> Kind:
 
     SetupError where ``check`` fails or the options contradict the signature.
     """
-    config = record.config.postprocess
-    read = _options(config)
-    made: Kind = _KINDS[config.kind](record, read)
+    made: Kind = _REGISTRY.make(record.config.postprocess, record)
     return made
-
-
-def _options(config: StageConfig) -> Any:
-    form = _KINDS.get(config.kind)
-    if form is None:
-        raise SetupError(f"postprocess.kind: {config.kind!r} is not known; use one of {', '.join(_KINDS)}")
-    return options.read(config.options, form.Options, "postprocess.options")

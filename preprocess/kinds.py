@@ -7,13 +7,13 @@ options and signature is worked out there, so that the door pays only for the in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
-from jobs import options
-from jobs.errors import PenstockError, SetupError
-from jobs.models import ModelRecord, StageConfig
+from jobs.errors import PenstockError
+from jobs.models import ModelRecord
+from jobs.options import Registry
 from jobs.payload import Payload
 from jobs.tensors import Tensors
 from preprocess.image import ImageKind
@@ -43,12 +43,9 @@ class Kind(Protocol):
         """Tensors with the row axis first, or the error of this item alone, for each payload in order."""
 
 
-_KINDS: dict[str, Any] = {"tensor": TensorKind, "image": ImageKind}
+_REGISTRY = Registry("preprocess", tensor=TensorKind, image=ImageKind)
 
-
-def check(config: StageConfig) -> None:
-    """SetupError where the kind is not known or its options do not have its form."""
-    _options(config)
+check = _REGISTRY.check
 
 
 def kind(record: ModelRecord) -> Kind:
@@ -56,14 +53,5 @@ def kind(record: ModelRecord) -> Kind:
 
     SetupError where ``check`` fails or the options contradict the signature.
     """
-    config = record.config.preprocess
-    read = _options(config)
-    made: Kind = _KINDS[config.kind](record, read)
+    made: Kind = _REGISTRY.make(record.config.preprocess, record)
     return made
-
-
-def _options(config: StageConfig) -> Any:
-    form = _KINDS.get(config.kind)
-    if form is None:
-        raise SetupError(f"preprocess.kind: {config.kind!r} is not known; use one of {', '.join(_KINDS)}")
-    return options.read(config.options, form.Options, "preprocess.options")

@@ -45,8 +45,9 @@ class Leases:
         """Called after each sign of life."""
 
     def start(self) -> None:
-        """Begin to send signs of life."""
-        self._thread.start()
+        """Begin to send signs of life; Celery says "ready" again after each reconnection, which changes nothing."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def stop(self) -> None:
         """Say goodbye; what is still held runs out by itself."""

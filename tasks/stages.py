@@ -194,9 +194,11 @@ def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
     """
     name = f"{taken.number}-{taken.stage}-{taken.epoch}"
     give_up_at = time.monotonic() + worker.leases.lease_ms / 1000
+    reference = b""
     while True:
         try:
-            reference = worker.intermediates.put(name, work.packed) if work.going_on else b""
+            if work.going_on and not reference:
+                reference = worker.intermediates.put(name, work.packed)
             handover = Handover(
                 following=_following(taken.stage),
                 going_on=work.going_on,
