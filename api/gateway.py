@@ -28,6 +28,7 @@ from api.waiters import Waiters
 from jobs import commands
 from jobs.commands import View
 from jobs.errors import BrokerUnavailableError, RecordMissingError, ResultGoneError, StoreUnavailableError
+from jobs.faults import faults
 from jobs.ids import KeyRing, TaskIds, past_retention
 from jobs.records import Job, instant
 from jobs.settings import Settings
@@ -171,7 +172,11 @@ class Gateway:
 
     async def _write(self, jobs: list[Job]) -> list[None]:
         submitted = await self.store.run(commands.submit(jobs))
+        if faults:
+            faults.reach("gateway.stored")
         self.broker.publish(submitted.publish)
+        if faults:
+            faults.reach("gateway.published")
         self.metrics.gathered.observe(len(jobs))
         for version, count in Counter((job.head.model, job.head.version) for job in jobs).items():
             self.metrics.submitted.labels(*version).inc(count)

@@ -18,6 +18,7 @@ from api.metrics import Metrics
 from jobs import commands
 from jobs.commands import Doubtful, MicroBatch, Swept
 from jobs.errors import StoreUnavailableError
+from jobs.faults import faults
 from jobs.store import AsyncJobStore
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Sweeper:
         while True:
             try:
                 swept = await self._store.run(commands.sweep(self._name, LEASE_MS, MOST))
+                if faults:
+                    faults.reach("sweeper.swept")
                 await self._act(swept)
                 pause_s = 0.0 if len(swept.ended) >= MOST or swept.retried >= MOST else INTERVAL_S
             except StoreUnavailableError:

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from jobs.errors import ModelError, OutOfMemoryError, PenstockError, SetupError
+from jobs.faults import faults
 from jobs.models import Signature, TensorSpec
 from jobs.tensors import DTYPES, Tensors, rows_of
 
@@ -77,6 +78,8 @@ class Session:
         """
         rows = rows_of(feeds)
         try:
+            if faults:
+                faults.reach("session.run", [feeds])
             arrays = self._inner.run(self._outputs, feeds)
         except Exception as error:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share
             raise _mapped(error) from None

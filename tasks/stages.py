@@ -18,6 +18,7 @@ from inference.engine import Engine
 from jobs import commands
 from jobs.commands import Committed, Ended, Handover, Member, Outcome, Taken
 from jobs.errors import InternalError, OutOfMemoryError, PenstockError, StoreUnavailableError
+from jobs.faults import faults
 from jobs.models import ModelRecord
 from jobs.payload import Payload
 from jobs.records import STAGES, StageName, StageRun
@@ -55,6 +56,8 @@ class Worker:
 def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> bool:
     """Run ``stage`` of micro-batch ``number``; whether the chain goes on to the next stage."""
     leases = worker.leases
+    if faults:
+        faults.reach(f"{stage}.received")
     taken = worker.store.run(commands.take(number, stage, sequence, leases.holder, leases.lease_ms))
     worker.publisher.publish(taken.publish)
     _count_ended(taken.ended)
@@ -62,14 +65,20 @@ def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> b
         metrics.dropped_total.labels(taken.verdict).inc()
         return False
 
+    if faults:
+        faults.reach(f"{stage}.taken")
     with leases.holding(taken), _given_back_without_store(worker, taken):
         items = _fetch(worker, taken)
         if items is None:  # the intermediate is gone: start again at preprocess
             worker.publisher.publish(worker.store.run(commands.release(taken)))
             return False
         work = _run(worker, taken, items)
+        if faults:
+            faults.reach(f"{stage}.ran")
         committed = _commit(worker, taken, work)
 
+    if faults:
+        faults.reach(f"{stage}.committed")
     worker.publisher.publish(committed.publish)
     if committed.held:
         worker.intermediates.drop(taken.reference)
@@ -128,6 +137,8 @@ def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
 def _results(run: Callable[[list[Any]], Results], taken: Taken, items: list[Any]) -> Results:
     """What the stage function makes of all items, or of each alone where all together raise."""
     try:
+        if faults:
+            faults.reach(f"{taken.stage}.run", [each for each in items if isinstance(each, dict)])
         results = run(items)
         if len(results) != len(items):
             raise RuntimeError(f"{len(results)} results for {len(items)} items")  # noqa: TRY301 - as if it had raised
