@@ -15,6 +15,7 @@ async def measure_depth(gateway: Gateway) -> None:
     metrics = gateway.metrics
     metrics.depth.clear()
     metrics.oldest.clear()
+    metrics.dead_letters.set(0)
     if not gateway.sweeper.turn:
         return
     try:
@@ -26,6 +27,7 @@ async def measure_depth(gateway: Gateway) -> None:
 async def _measure(gateway: Gateway) -> None:
     client: Any = gateway.client  # redis-py's types do not say that answers are bytes
     prefix, metrics = gateway.store.prefix, gateway.metrics
+    metrics.dead_letters.set(await client.zcard(f"{prefix}dead-letters"))
     for pool in sorted(each.decode() for each in await client.smembers(f"{prefix}pools")):
         metrics.depth.labels(pool, "", "window").set(await client.zcard(f"{prefix}live:{pool}"))
         for lane in LANES:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -18,16 +21,25 @@ from api.arrivals import Arrivals
 from api.broker import Broker
 from api.catalog import Catalog
 from api.clock import StoreClock
+from api.deadletters import DeadLetters
 from api.gather import Gather
 from api.http import Receive, Request, Send, answer
 from api.metrics import Metrics
-from api.results import is_terminal, render
+from api.results import is_terminal, links, render
 from api.submit import Accepted, Desk
 from api.sweeper import Sweeper
 from api.waiters import Waiters
 from jobs import commands
-from jobs.commands import View
-from jobs.errors import BrokerUnavailableError, RecordMissingError, ResultGoneError, StoreUnavailableError
+from jobs.commands import Ended, View
+from jobs.errors import (
+    AlreadyTerminalError,
+    BrokerUnavailableError,
+    ClockSkewError,
+    NotEndedError,
+    RecordMissingError,
+    ResultGoneError,
+    StoreUnavailableError,
+)
 from jobs.faults import faults
 from jobs.ids import KeyRing, TaskIds, past_retention
 from jobs.records import Job, instant
@@ -66,6 +78,7 @@ class Gateway:
         self.access = Access(client, settings.namespace)
         self.catalog = Catalog(client, settings.namespace)
         self.arrivals = Arrivals(settings.body_timeout_s)
+        self.dead_letters = DeadLetters(store, self.clock)
         self.waiters = Waiters(client, settings.namespace)
         self.sweeper = Sweeper(store, broker.publish, broker.empty, self.metrics)
         self._ids = TaskIds(ring, settings.retention_s)
@@ -77,6 +90,7 @@ class Gateway:
     async def running(self) -> AsyncIterator[None]:
         """Run what runs beside requests: refresh, subscription, broker watch, sweeper."""
         await self._first_refresh()
+        self._answer_waiters_at(signal.SIGTERM, signal.SIGINT)
         duties = [self._keep_fresh, self.waiters.listen, self.broker.watch, self.arrivals.watch]
         if self.settings.sweeper:
             duties.append(self.sweeper.run)
@@ -94,6 +108,10 @@ class Gateway:
     async def submit(self, request: Request, model: str | None, receive: Receive, send: Send) -> None:
         """``POST /predict/{model}`` and ``POST /predict`` (``model`` is None): 202, or 200 within the wait."""
         caller = self.access.caller(request.authorization, request.server)
+        if self.clock.skewed:
+            raise ClockSkewError(
+                "The gateway's clock and the store's are apart; nothing was stored.", retry_after_s=5.0
+            )
         if self.broker.away:
             raise BrokerUnavailableError("The broker does not answer; nothing was stored.", retry_after_s=1.0)
         body = await self.arrivals.bounded(request.body(receive, self.settings.body_bytes_max))
@@ -116,6 +134,36 @@ class Gateway:
         wait_s = request.wait_s(self.settings.wait_s_max)
         view = await (self._await_end(task_id, wait_s) if wait_s else self.view(task_id))
         await self._answer_view(request, task_id, view, wait_s, send)
+
+    async def cancel(self, task_id: str, caller: Caller) -> View:
+        """Cancel a job; the job as it stands then: cancelled, or processing until the stage's boundary.
+
+        AlreadyTerminalError when it ended otherwise; NotFoundError, ResultGoneError, RecordMissingError.
+        """
+        self.check_id(task_id, caller)
+        cancelled = await self.store.run(commands.cancel(task_id))
+        self._count_ended(cancelled.ended)
+        if cancelled.verdict == "ended":
+            raise AlreadyTerminalError("The job ended before it could be cancelled; GET its result.")
+        return await self.view(task_id)
+
+    async def retry(self, task_id: str, caller: Caller) -> View:
+        """Run a failed or expired job again, as a new generation under its id; the job as it stands then.
+
+        AlreadyTerminalError when it completed or was cancelled, NotEndedError while it is under way; NotFoundError,
+        ResultGoneError (its input too), RecordMissingError.
+        """
+        self.check_id(task_id, caller)
+        head = await self.store.run(commands.head_of(task_id))
+        view = await self.view(task_id)
+        if view.state in {"queued", "processing"}:
+            raise NotEndedError("The job has not ended; there is nothing to retry yet.")
+        (verdict,) = await self.store.run(commands.replay([(task_id, head)], self.clock.now_ms())) if head else [""]
+        if verdict == "gone":
+            raise ResultGoneError("The job's input is not kept any more; submit it again.")
+        if verdict != "queued":
+            raise AlreadyTerminalError(f"The job is {view.state}; only failed and expired jobs are run again.")
+        return await self.view(task_id)
 
     def check_id(self, task_id: str, caller: Caller) -> None:
         """NotFoundError unless we issued ``task_id`` to the caller's tenant; does not touch the store."""
@@ -163,7 +211,7 @@ class Gateway:
             try:
                 view = await self.view(task_id)
                 left_s = until - time.monotonic()
-                if is_terminal(view) or left_s <= 0:
+                if is_terminal(view) or left_s <= 0 or self.waiters.closed:
                     return view
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken, left_s)
@@ -182,6 +230,11 @@ class Gateway:
             self.metrics.submitted.labels(*version).inc(count)
         return [None] * len(jobs)
 
+    def _count_ended(self, ended: list[Ended]) -> None:
+        for each in ended:
+            model, version = each.line.split("/")[2:]
+            self.metrics.jobs.labels(model, version, each.state).inc()
+
     async def _read(self, task_ids: list[str]) -> list[View | None]:
         views = await self.store.run(commands.read(task_ids))
         for view in views:
@@ -198,6 +251,19 @@ class Gateway:
             return False
         self.clock.learn(seconds * 1000 + micros / 1000, asked_s, time.monotonic())
         return all(await asyncio.gather(self.access.refresh(), self.catalog.refresh()))
+
+    def _answer_waiters_at(self, *numbers: signal.Signals) -> None:
+        """When the server is told to end, whoever waits for a result is told how the job stands, at once."""
+        loop = asyncio.get_running_loop()
+        for number in numbers:
+            before = signal.getsignal(number)
+            if threading.current_thread() is threading.main_thread() and callable(before):
+
+                def handle(told: int, frame: FrameType | None, before: Callable[..., Any] = before) -> None:
+                    loop.call_soon_threadsafe(self.waiters.close)
+                    before(told, frame)
+
+                signal.signal(number, handle)
 
     async def _first_refresh(self) -> None:
         """Wait for the store: before keys and models are known, nobody may be answered."""
@@ -221,7 +287,7 @@ async def _kept_up(duty: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _accepted(job: Job) -> Accepted:
-    head, path = job.head, f"/result/{job.task_id}"
+    head = job.head
     return Accepted(
         job.task_id,
         "queued",
@@ -229,7 +295,7 @@ def _accepted(job: Job) -> Accepted:
         head.version,
         instant(head.queued_at_ms),
         instant(head.deadline_at_ms),
-        {"self": path},
+        links(job.task_id),
     )
 
 

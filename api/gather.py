@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from jobs.errors import StoreUnavailableError
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -41,11 +43,19 @@ class Gather(Generic[Item, Answer]):
         try:
             answers = await self._flush([item for item, _ in taken])
             pairs = list(zip(taken, answers, strict=True))
+        except StoreUnavailableError as error:  # who has waited beside this call would only meet the same, later
+            self._fail([*taken, *self._waiting], error)
+            self._waiting.clear()
+            return
         except Exception as error:  # noqa: BLE001 - each asker gets it
-            for _, future in taken:
-                if not future.done():
-                    future.set_exception(error)
+            self._fail(taken, error)
             return
         for (_, future), answer in pairs:
             if not future.done():  # an asker may have gone away
                 future.set_result(answer)
+
+    @staticmethod
+    def _fail(asked: list[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
+        for _, future in asked:
+            if not future.done():
+                future.set_exception(error)

@@ -24,7 +24,7 @@ class Metrics:
         )
         self.jobs = Counter(
             "penstock_jobs",
-            "Jobs ended by this gateway: expired by its sweeper or at a poll",
+            "Jobs ended by this gateway: expired, cancelled, or given up by its sweeper",
             ("model", "version", "outcome"),
             registry=r,
         )
@@ -38,5 +38,6 @@ class Metrics:
         self.oldest = Gauge(
             "penstock_queue_oldest_age_seconds", "Age of the oldest waiting job", ("pool", "lane"), registry=r
         )
+        self.dead_letters = Gauge("penstock_dead_letters", "Failed jobs whose inputs are kept", registry=r)
         self.waiters = Gauge("penstock_waiters", "Requests that wait for a result", registry=r)
         self.records_missing = Counter("penstock_records_missing", "Young authentic ids without a record", registry=r)

@@ -9,19 +9,26 @@ import msgspec
 from fastapi import FastAPI
 
 from api import views
+from api.deadletters import Dropped, LettersView, LetterView, Replay, Replayed
 from api.problems import Problem
 from api.results import Pending
-from api.submit import Accepted, Options, Submit, SubmitTo
+from api.submit import ATTEMPTS_MAX, Accepted, Options, Submit, SubmitTo
 from jobs.records import Document
 
 VERSION = version("penstock")
 _RAW = ("application/octet-stream", "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
-_COLD: dict[str, type[msgspec.Struct]] = {
-    "/models": views.ModelsView,
-    "/models/{model}": views.ModelView,
-    "/livez": views.LiveView,
-    "/readyz": views.ReadyView,
-    "/problems/{code}": views.ProblemView,
+_COLD: dict[tuple[str, str], type[msgspec.Struct]] = {
+    ("/models", "get"): views.ModelsView,
+    ("/models/{model}", "get"): views.ModelView,
+    ("/livez", "get"): views.LiveView,
+    ("/readyz", "get"): views.ReadyView,
+    ("/problems/{code}", "get"): views.ProblemView,
+    ("/result/{task_id}/cancel", "post"): Document,
+    ("/dead-letters", "get"): LettersView,
+    ("/dead-letters", "delete"): Dropped,
+    ("/dead-letters/replay", "post"): Replayed,
+    ("/dead-letters/{task_id}", "get"): LetterView,
+    ("/dead-letters/{task_id}", "delete"): Dropped,
 }
 _REF = "#/components/schemas/{name}"
 
@@ -33,7 +40,7 @@ def describe(app: FastAPI) -> None:
     def whole() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = framework()
-            types = [Submit, SubmitTo, Accepted, Pending, Document, Problem, *_COLD.values()]
+            types = [Submit, SubmitTo, Accepted, Pending, Problem, Replay, *dict.fromkeys(_COLD.values())]
             _, components = msgspec.json.schema_components(types, ref_template=_REF)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(components)
@@ -109,6 +116,9 @@ def _operation(
 def _queries() -> list[dict[str, Any]]:
     _, components = msgspec.json.schema_components([Options], ref_template=_REF)
     properties = components["Options"]["properties"]
+    attempts = components["RetryOptions"]["properties"]["attempts_max"]
+    properties = {ATTEMPTS_MAX if name == "retry" else name: schema for name, schema in properties.items()}
+    properties[ATTEMPTS_MAX] = attempts
     return [
         {
             "name": name,
@@ -159,9 +169,20 @@ def _refusals(document: dict[str, Any]) -> None:
 
 def _answers(document: dict[str, Any]) -> None:
     """What the cold routes answer; a gateway that is not ready says so in the same form."""
-    for path, form in _COLD.items():
-        responses = document["paths"][path]["get"]["responses"]
+    paths = document["paths"]
+    for (path, method), form in _COLD.items():
+        responses = paths[path][method]["responses"]
         responses["200"] = _response(responses["200"]["description"], form.__name__)
+    for verb in ("cancel", "retry"):
+        responses = paths[f"/result/{{task_id}}/{verb}"]["post"]["responses"]
+        responses["202"] = _response("Under way", "Pending", headers=True)
+        responses["409"] = _problem("The job's state forbids it")
+        responses["410"] = _problem("Past its retention")
+    order = {"application/json": {"schema": _ref("Replay")}}
+    paths["/dead-letters/replay"]["post"]["requestBody"] = {"required": True, "content": order}
+    for path in ("/dead-letters", "/dead-letters/replay", "/dead-letters/{task_id}", "/dead-letters/{task_id}/input"):
+        for operation in paths[path].values():
+            operation["responses"]["403"] = _problem("Not an admin's key")
     document["paths"]["/readyz"]["get"]["responses"]["503"] = _response("Not ready", views.ReadyView.__name__)
 
 

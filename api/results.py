@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from jobs.commands import View
-from jobs.errors import DeadlinePassedError, PenstockError, WorkerLostError
+from jobs.errors import (
+    CancelledError,
+    DeadlinePassedError,
+    InternalError,
+    PenstockError,
+    StageTimeoutError,
+    WorkerLostError,
+)
 from jobs.records import Document, Head, JobError, encode_document, instant
 
 RETRY_AFTER_S = 0.05
@@ -25,12 +32,24 @@ class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after_s: float
     links: dict[str, str]
     stage: str = ""
+    generation: int = 1
 
 
 _ERRORS: dict[str, tuple[type[PenstockError], str]] = {
     "deadline-passed": (DeadlinePassedError, "The deadline passed before the job ended."),
+    "cancelled-by-client": (CancelledError, "The client cancelled the job."),
+    "timeout": (StageTimeoutError, "A stage ran this job alone for too long, at every attempt."),
+    "internal": (InternalError, "The job came back too often."),
     "worker-lost": (WorkerLostError, "The worker died while it ran this job alone, at every attempt."),
 }
+
+
+def links(task_id: str) -> dict[str, str]:
+    """Where a job that is under way can be asked for, and cancelled."""
+    path = f"/result/{task_id}"
+    return {"self": path, "cancel": f"{path}/cancel"}
+
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -60,8 +79,9 @@ def _pending(task_id: str, view: View, head: Head) -> Pending:
         instant(head.queued_at_ms),
         instant(head.deadline_at_ms),
         RETRY_AFTER_S,
-        {"self": f"/result/{task_id}"},
+        links(task_id),
         view.stage if view.state == "processing" else "",
+        head.generation,
     )
 
 
@@ -74,6 +94,7 @@ def _ended(task_id: str, view: View, head: Head) -> Document:
         model=head.model,
         version=head.version,
         attempt=view.attempt,
+        generation=head.generation,
         queued_at=instant(head.queued_at_ms),
         ended_at=instant(view.ended_at_ms),
         error=JobError(view.code or kind.code, message, kind.retryable, view.stage, view.attempt),

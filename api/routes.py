@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from api import http, openapi, problems, views
+from api.admin import add_dead_letters
+from api.cold import answer_json, caller_of
 from api.depth import measure_depth
 from api.gateway import Gateway
+from api.results import is_terminal, render
+from jobs.commands import View
 from jobs.errors import (
     InternalError,
+    InvalidInputError,
     MalformedError,
     MethodNotAllowedError,
     NotFoundError,
@@ -44,7 +48,9 @@ def cold_routes(gateway: Gateway) -> FastAPI:
         redirect_slashes=False,
     )
     _handle_errors(app, gateway)
+    _add_jobs(app, gateway)
     _add_models(app, gateway)
+    add_dead_letters(app, gateway)
     _add_health(app, gateway)
     openapi.describe(app)
     return app
@@ -53,32 +59,53 @@ def cold_routes(gateway: Gateway) -> FastAPI:
 def _add_models(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/models", tags=["models"], summary="Every model and its versions")
     async def models(request: Request) -> Response:
-        _caller(gateway, request)
-        return _json(views.models_view(gateway.catalog))
+        caller_of(gateway, request)
+        return answer_json(views.models_view(gateway.catalog))
 
     @app.get("/models/{model}", tags=["models"], summary="One model: versions, inputs, outputs, limits")
     async def one_model(model: str, request: Request) -> Response:
-        _caller(gateway, request)
-        return _json(views.model_view(gateway.catalog, model))
+        caller_of(gateway, request)
+        return answer_json(views.model_view(gateway.catalog, model))
+
+
+def _add_jobs(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/result/{task_id}/cancel", tags=["jobs"], summary="Cancel a job")
+    async def cancel(task_id: str, request: Request) -> Response:
+        view = await gateway.cancel(task_id, caller_of(gateway, request))
+        return _job(task_id, view)
+
+    @app.post("/result/{task_id}/retry", tags=["jobs"], summary="Run a failed or expired job again", status_code=202)
+    async def retry(task_id: str, request: Request) -> Response:
+        view = await gateway.retry(task_id, caller_of(gateway, request))
+        return _job(task_id, view)
+
+
+def _job(task_id: str, view: View) -> Response:
+    """A job as a poll tells it."""
+    if is_terminal(view):
+        return Response(render(task_id, view), media_type="application/json")
+    headers = {"retry-after": "1", "location": f"/result/{task_id}"}
+    return Response(render(task_id, view), 202, headers, media_type="application/json")
 
 
 def _add_health(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/livez", tags=["health"], summary="The process answers")
     async def livez() -> Response:
-        return _json(views.LiveView())
+        return answer_json(views.LiveView())
 
     @app.get("/readyz", tags=["health"], summary="Store and broker answer, and a model is ready")
     async def readyz() -> Response:
         checks = {
             "store": await _store_answers(gateway),
             "broker": not gateway.broker.away,
+            "clock": not gateway.clock.skewed,
             "models": any(gateway.catalog.active(name) for name in gateway.catalog.models()),
         }
         ready = all(checks.values())
         headers = None if ready else {"retry-after": "1"}
         workers = await gateway.workers() if checks["store"] else 0
         view = views.ReadyView("ready" if ready else "not ready", checks, workers)
-        return _json(view, 200 if ready else 503, headers)
+        return answer_json(view, 200 if ready else 503, headers)
 
     @app.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -91,7 +118,7 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
         found = problems.known().get(code)
         if found is None:
             raise NotFoundError("There is no such problem type.")
-        return _json(views.problem_view(found))
+        return answer_json(views.problem_view(found))
 
 
 def _handle_errors(app: FastAPI, gateway: Gateway) -> None:
@@ -105,6 +132,12 @@ def _handle_errors(app: FastAPI, gateway: Gateway) -> None:
     @app.exception_handler(PenstockError)
     async def ours(request: Request, error: PenstockError) -> Response:
         return answered(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        pointer = "/" + "/".join(str(part) for part in first["loc"][1:])
+        return answered(request, InvalidInputError(f"{first['msg']}.", pointer=pointer))
 
     @app.exception_handler(HTTPException)
     async def theirs(request: Request, error: HTTPException) -> Response:
@@ -124,18 +157,9 @@ _DETAILS = {
 }
 
 
-def _caller(gateway: Gateway, request: Request) -> None:
-    authorization = request.headers.get("authorization")
-    gateway.access.caller(authorization.encode("latin-1") if authorization else None, request.scope.get("server"))
-
-
 async def _store_answers(gateway: Gateway) -> bool:
     try:
         await gateway.ping_store()
     except StoreUnavailableError:
         return False
     return True
-
-
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -23,6 +24,14 @@ from jobs.payload import Payload
 from jobs.records import SCHEMA, Head, Job, Lane
 
 JSON = "application/json"
+ATTEMPTS_MAX = "retry.attempts_max"
+"""The one option that lies deeper, as a query parameter."""
+
+
+class RetryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How often a job may be tried: from 1 to what its model allows."""
+
+    attempts_max: int | None = None
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +40,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
     ttl_s: float | None = None
     lane: Lane = "interactive"
+    retry: RetryOptions = RetryOptions()
 
 
 class Submit(Options, frozen=True, forbid_unknown_fields=True):
@@ -101,7 +111,7 @@ class Desk:
             lane=options.lane,
             queued_at_ms=now_ms,
             deadline_at_ms=now_ms + ttl_ms,
-            attempts_max=config.retry.attempts_max,
+            attempts_max=_attempts_max(options, config.retry.attempts_max),
             media_type=payload.media_type,
             input_sha256=sha256(payload.data).digest(),
             request_id=request.request_id,
@@ -122,9 +132,11 @@ def _decode(body: bytes, *, named: bool) -> Submit:
 
 def _from_query(query: bytes) -> Options:
     try:
-        fields = dict(
+        fields: dict[str, Any] = dict(
             parse_qsl(query.decode(), keep_blank_values=True, strict_parsing=bool(query), max_num_fields=20)
         )
+        if ATTEMPTS_MAX in fields:
+            fields["retry"] = {"attempts_max": fields.pop(ATTEMPTS_MAX)}
         return msgspec.convert(fields, Options, strict=False)
     except msgspec.ValidationError as error:
         raise invalid(error, "query", Options) from None
@@ -132,7 +144,7 @@ def _from_query(query: bytes) -> Options:
         raise MalformedError("The query string cannot be read.") from None
 
 
-def invalid(error: msgspec.ValidationError, where: str, form: type[Options]) -> InvalidInputError:
+def invalid(error: msgspec.ValidationError, where: str, form: type[msgspec.Struct]) -> InvalidInputError:
     """A validation error of msgspec as ours: what was wrong, with a JSON pointer to it."""
     text = str(error)
     at = _AT.search(text)
@@ -140,7 +152,8 @@ def invalid(error: msgspec.ValidationError, where: str, form: type[Options]) -> 
     unknown = _UNKNOWN.search(text)
     pointer = re.sub(r"\.|\[(\d+)\]", r"/\1", path)
     if unknown:
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(form))
+        names = [field.name for field in msgspec.structs.fields(form)]
+        allowed = ", ".join(ATTEMPTS_MAX if name == "retry" and where == "query" else name for name in names)
         text = f"The {where} has the unknown field {unknown['name'][:64]!r}; known are {allowed}"
         pointer += "/" + unknown["name"].replace("~", "~0").replace("/", "~1")
     elif at:
@@ -161,6 +174,15 @@ def _input_of(submit: Submit) -> msgspec.Raw:
     if isinstance(submit.input, msgspec.UnsetType):
         raise InvalidInputError("The body has no input.", pointer="/input")
     return submit.input
+
+
+def _attempts_max(options: Options, most: int) -> int:
+    wanted = options.retry.attempts_max
+    if wanted is None:
+        return most
+    if not 1 <= wanted <= most:
+        raise InvalidInputError(f"retry.attempts_max must be from 1 to {most}.", pointer="/retry/attempts_max")
+    return wanted
 
 
 def _ttl_ms(options: Options, offer: Offer) -> int:

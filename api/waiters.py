@@ -20,6 +20,8 @@ class Waiters:
     def __init__(self, client: redis.asyncio.Redis, namespace: str) -> None:
         self._client = client
         self._channel = f"{namespace}:ended"
+        self.closed = False
+        """Whether nobody is to wait any more."""
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     def __len__(self) -> int:
@@ -30,6 +32,11 @@ class Waiters:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[task_id].add(future)
         return future
+
+    def close(self) -> None:
+        """Wake everybody for good: the gateway ends."""
+        self.closed = True
+        self._wake_all()
 
     def leave(self, task_id: str, future: asyncio.Future[None]) -> None:
         """Wait no longer."""

@@ -15,6 +15,7 @@ from jobs.commands import Handover, Outcome
 from jobs.ids import KeyRing, TaskIds
 from jobs.payload import TENSORS
 from jobs.records import SCHEMA, Head, Job
+from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
 
@@ -27,7 +28,7 @@ RETENTION_MS = 3_600_000
 def main() -> None:
     with TemporaryDirectory() as folder, redis_server(Path(folder)) as server:
         client = redis.Redis.from_url(server.url)
-        store = JobStore(client, "penstock", Flow((1, 64, 8 << 20, 50_000, RETENTION_MS)))
+        store = JobStore(client, "penstock", Flow.of(read_settings()))
         before = _used(client)
         jobs = _submit(store)
         print(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.repository import GRAPH, digest
-from inference.session import Session, is_fixed
+from inference.session import Halt, Session, is_fixed
 from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
 from jobs.models import ModelRecord
 from jobs.tensors import Tensors, join, make_of, rows_of, split
@@ -59,13 +59,17 @@ class Engine:
         """Where the version runs, ``CPU`` or ``CUDA``; opens it if need be."""
         return self._session(record).provider
 
-    def run(self, record: ModelRecord, items: Sequence[Tensors]) -> list[Outcome]:
-        """Run the items, row axis first; gives the outputs of each, or its own error, in order."""
+    def run(self, record: ModelRecord, items: Sequence[Tensors], halt: Halt | None = None) -> list[Outcome]:
+        """Run the items, row axis first; gives the outputs of each, or its own error, in order.
+
+        ``halt`` ends it early from another thread. DeviceLostError where this process can run nothing any more.
+        """
         try:
             session = self._session(record)
         except ModelUnavailableError as error:
             return [error for _ in items]
-        return _Run(session, session.fixed_rows or record.config.inference.batch_max).all(items)
+        rows_max = session.fixed_rows or record.config.inference.batch_max
+        return _Run(session, rows_max, halt or Halt()).all(items)
 
     def _place(self, record: ModelRecord) -> _Place:
         with self._lock:
@@ -101,9 +105,10 @@ class Engine:
 class _Run:
     """One ``Engine.run``: cuts items into calls of at most ``rows_max`` rows and settles each."""
 
-    def __init__(self, session: Session, rows_max: int) -> None:
+    def __init__(self, session: Session, rows_max: int, halt: Halt) -> None:
         self._session = session
         self._rows_max = rows_max
+        self._halt = halt
 
     def all(self, items: Sequence[Tensors]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
@@ -133,6 +138,8 @@ class _Run:
         try:
             return [*split(self._outputs(join(items)), [rows_of(item) for item in items])]
         except PenstockError as error:
+            if self._halt.error:
+                return [error] * len(items)
             if len(items) == 1:
                 return [self._alone(items[0], error)]
         middle = len(items) // 2
@@ -167,8 +174,9 @@ class _Run:
         """One call of the session; a graph with a fixed number of rows is filled up with zeros."""
         rows, fixed = rows_of(feeds), self._session.fixed_rows
         if fixed is None or fixed == rows:
-            return self._session.run(feeds)
-        outputs = self._session.run({name: _filled(array, fixed) for name, array in feeds.items()})
+            return self._session.run(feeds, self._halt)
+        filled = {name: _filled(array, fixed) for name, array in feeds.items()}
+        outputs = self._session.run(filled, self._halt)
         return {name: array[:rows] for name, array in outputs.items()}
 
 

@@ -6,6 +6,7 @@ Axis 0 of every input and output is the row axis. Safe to run from many threads 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from jobs.errors import ModelError, OutOfMemoryError, PenstockError, SetupError
+from jobs.errors import DeviceLostError, ModelError, OutOfMemoryError, PenstockError, SetupError
 from jobs.faults import faults
 from jobs.models import Signature, TensorSpec
 from jobs.tensors import DTYPES, Tensors, rows_of
@@ -35,6 +36,28 @@ _DTYPES = {
 """ONNX Runtime's type names and NumPy's."""
 
 _MEMORY_WORDS = ("out of memory", "failed to allocate", "bad_alloc", "memoryallocation", "cuda failure 2:")
+_STICKY = re.compile(r"cuda (?:failure|error)[ :]*(?:700|710|716|717|718|719)\b")
+"""Errors after which the CUDA context is dead for good: illegal address, assert, misaligned address, invalid address
+space, invalid program counter, launch failure (CUDA runtime API, ``cudaError_t``)."""
+
+
+class Halt:
+    """Ends the runs of one stage from another thread; their items then get ``error``."""
+
+    def __init__(self) -> None:
+        self.error: PenstockError | None = None
+        self._options = ort.RunOptions()
+
+    def now(self, error: PenstockError) -> None:
+        """End what runs with this halt, and whatever would begin; the first error stays."""
+        if self.error is None:
+            self.error = error
+            self._options.terminate = True
+
+    def run(self, inner: Any, outputs: Sequence[str], feeds: Tensors) -> list[Any]:
+        """One run that can be ended; raises what the runtime raises."""
+        arrays: list[Any] = inner.run(outputs, feeds, self._options)
+        return arrays
 
 
 class Session:
@@ -71,18 +94,19 @@ class Session:
             raise SetupError(f"ONNX Runtime cannot load the graph ({kind}); the worker's log says more") from None
         return cls(inner)
 
-    def run(self, feeds: Tensors) -> Tensors:
+    def run(self, feeds: Tensors, halt: Halt | None = None) -> Tensors:
         """Run the graph once; each output has as many rows as the inputs.
 
-        OutOfMemoryError, and ModelError for all else.
+        OutOfMemoryError, what ``halt`` was given, and ModelError for all else; DeviceLostError where no run will ever
+        work again in this process.
         """
-        rows = rows_of(feeds)
+        rows, halt = rows_of(feeds), halt or Halt()
         try:
             if faults:
                 faults.reach("session.run", [feeds])
-            arrays = self._inner.run(self._outputs, feeds)
+            arrays = halt.run(self._inner, self._outputs, feeds)
         except Exception as error:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share
-            raise _mapped(error) from None
+            raise halt.error or _mapped(error) from None
         for name, array in zip(self._outputs, arrays, strict=True):
             if array.ndim == 0 or array.shape[0] != rows:
                 raise ModelError(f"output {name} has shape {list(array.shape)} for {rows} rows; axis 0 must be rows")
@@ -151,9 +175,12 @@ def _spec(node: Any) -> TensorSpec:
     return TensorSpec(node.name, dtype, tuple(dim if isinstance(dim, int) else None for dim in node.shape))
 
 
-def _mapped(error: Exception) -> PenstockError:
+def _mapped(error: Exception) -> Exception:
     """Turn the runtime's errors into ours; the one place where that is done."""
     text = str(error).lower()
+    if _STICKY.search(text):
+        log.critical("the device is lost to this process", exc_info=error)
+        return DeviceLostError("a CUDA error after which this process can run nothing")
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY_WORDS):
         return OutOfMemoryError("the model ran out of memory")
     log.warning("ONNX Runtime refused a run (%s)", type(error).__name__, exc_info=error)

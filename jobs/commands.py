@@ -7,14 +7,17 @@ a command and hands back what ``read`` makes of the reply. The scripts themselve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from jobs.records import Head, Job, StageName, decode_head, encode_head
+from jobs.records import Head, Job, StageName, decode_head, encode_head, next_generation
 from jobs.states import Event
 
 T = TypeVar("T")
+
+DEAD_LETTERS_LOOK = 1_000
+"""Dead letters that one call looks at: bounds how long the store is held."""
 
 
 class Command(Generic[T]):
@@ -123,6 +126,48 @@ class Committed(msgspec.Struct, frozen=True):
     goes_on: bool
 
 
+class Released(msgspec.Struct, frozen=True):
+    """A micro-batch was given back, unless its lease was lost before."""
+
+    publish: list[MicroBatch]
+    ended: list[Ended]
+
+
+class Beaten(msgspec.Struct, frozen=True):
+    """The answer to a sign of life: the store's clock, leases that were lost, micro-batches wholly cancelled."""
+
+    now_ms: int
+    lost: list[str]
+    cancelled: list[str]
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """``verdict``: ``gone``, ``cancelled``, ``cancelling`` (a worker runs it) or ``ended`` (otherwise)."""
+
+    verdict: str
+    ended: list[Ended]
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A job that was given up; ``stage`` and ``code`` say where and why."""
+
+    task_id: str
+    head: Head
+    attempt: int
+    stage: str
+    ended_at_ms: int
+    code: str
+    input_bytes: int
+    data: bytes = b""
+
+
+class DeadLetters(msgspec.Struct, frozen=True):
+    """Some dead letters, the youngest first; ``cursor`` leads on to older ones, "" where there are none."""
+
+    cursor: str
+    letters: list[DeadLetter]
+
+
 class View(msgspec.Struct, frozen=True):
     """A job as a poll sees it; ``document`` when it ended with one, else the facts to make one from.
 
@@ -205,9 +250,13 @@ def commit(taken: Taken, handover: Handover, outcomes: Sequence[Outcome]) -> Com
     )
 
 
-def release(taken: Taken) -> Command[list[MicroBatch]]:
-    """Give a micro-batch back unharmed; it starts again at preprocess."""
-    return Command("release", (taken.number, taken.epoch), lambda reply: _microbatches(reply[1]))
+def release(taken: Taken, how: Literal["unharmed", "failed"], code: str = "internal") -> Command[Released]:
+    """Give a micro-batch back: ``unharmed`` it starts again, ``failed`` its jobs come back as suspects.
+
+    Jobs that are charged their last attempt fail with ``code``.
+    """
+    arguments = (taken.number, taken.epoch, how, code)
+    return Command("release", arguments, lambda r: Released(_microbatches(r[1]), _ended(r[2])))
 
 
 def beat(
@@ -216,14 +265,14 @@ def beat(
     lease_ms: int,
     slots: dict[str, int],
     held: Sequence[tuple[str, int]],
-) -> Command[list[str]]:
-    """A worker's sign of life: slots by pool, leases by (number, epoch); the numbers that it lost."""
+) -> Command[Beaten]:
+    """A worker's sign of life: slots by pool, leases by (number, epoch)."""
     arguments: list[Any] = [holder, description, lease_ms, len(slots)]
     for pool, count in slots.items():
         arguments += (pool, count)
     for number, epoch in held:
         arguments += (number, epoch)
-    return Command("beat", arguments, lambda reply: [number.decode() for number in reply])
+    return Command("beat", arguments, lambda r: Beaten(r[0], _texts(r[1]), _texts(r[2])))
 
 
 def leave(holder: str) -> Command[None]:
@@ -234,6 +283,46 @@ def leave(holder: str) -> Command[None]:
 def read(task_ids: Sequence[str]) -> Command[list[View | None]]:
     """Jobs as polls see them, in the order asked; None where there is no record."""
     return Command("read", task_ids, lambda reply: [_view(each) for each in reply])
+
+
+def cancel(task_id: str) -> Command[Cancelled]:
+    """Cancel a job, at once or at the next boundary of a stage."""
+    return Command("cancel", (task_id,), lambda r: Cancelled(r[0].decode(), _ended(r[1])))
+
+
+def replay(jobs: Iterable[tuple[str, Head]], now_ms: int) -> Command[list[str]]:
+    """Run failed and expired jobs again, each under its id with a new generation of its head.
+
+    A verdict for each: ``queued``, ``gone``, or the state that forbids it.
+    """
+    arguments: list[Any] = []
+    for task_id, head in jobs:
+        again = next_generation(head, now_ms)
+        arguments += (task_id, encode_head(again), again.deadline_at_ms, again.attempts_max)
+    return Command("replay", arguments, _texts)
+
+
+def dead_letters(
+    *, most: int, cursor: str = "", since_ms: int = 0, model: str = "", stage: str = "", code: str = ""
+) -> Command[DeadLetters]:
+    """At most ``most`` dead letters that match, the youngest first, from ``cursor`` on."""
+    arguments = (DEAD_LETTERS_LOOK, most, cursor, since_ms, model, stage, code)
+    return Command("deadletters", arguments, lambda r: DeadLetters(r[0].decode(), [_letter(each) for each in r[1]]))
+
+
+def dead_letters_of(task_ids: Sequence[str], *, with_input: bool = False) -> Command[list[DeadLetter]]:
+    """The dead letters of these ids, in their order, without those that are none."""
+    return Command("letters", (int(with_input), *task_ids), lambda reply: [_letter(each) for each in reply])
+
+
+def drop(task_ids: Sequence[str]) -> Command[int]:
+    """Drop dead letters and their inputs; how many there were."""
+    return Command("drop", task_ids, int)
+
+
+def head_of(task_id: str) -> Command[Head | None]:
+    """The head of a job that failed or expired, and so can be run again; None of any other."""
+    return Command("head", (task_id,), lambda reply: decode_head(reply) if reply else None)
 
 
 def sweep(sweeper: str, lease_ms: int, most: int) -> Command[Swept]:
@@ -256,6 +345,16 @@ def republish(lost: Iterable[Doubtful]) -> Command[list[MicroBatch]]:
 
 def _microbatches(reply: list[list[bytes]]) -> list[MicroBatch]:
     return [MicroBatch(*(part.decode() for part in each)) for each in reply]  # type: ignore[arg-type]
+
+
+def _texts(reply: list[bytes]) -> list[str]:
+    return [each.decode() for each in reply]
+
+
+def _letter(reply: list[Any]) -> DeadLetter:
+    task_id, head, attempt, stage, ended, code, size, *data = reply
+    facts = (decode_head(head), attempt, stage.decode(), ended, code.decode(), size)
+    return DeadLetter(task_id.decode(), *facts, *data)
 
 
 def _ended(reply: list[list[bytes]]) -> list[Ended]:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 import redis.asyncio
+import redis.asyncio.connection
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -45,7 +46,39 @@ def async_redis_client(
     """`redis_client` for an event loop."""
     options = _options(socket_timeout_s, connect_timeout_s, max_connections, client_name)
     never = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return redis.asyncio.Redis.from_url(_native(url), retry=never, **options)
+    pool = redis.asyncio.ConnectionPool.from_url(_native(url), retry=never, **options)
+    pool.connection_class = _MAPPED[pool.connection_class]
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+class _Mapped(redis.asyncio.connection.AbstractConnection):
+    """A connection that its peer has reset fails as any other: uvloop raises RuntimeError when one writes on it."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - theirs
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            await self.disconnect(nowait=True)
+            raise redis.ConnectionError("the connection was reset") from error
+
+
+class _Tcp(_Mapped, redis.asyncio.Connection):
+    """TCP."""
+
+
+class _Tls(_Mapped, redis.asyncio.SSLConnection):
+    """TLS."""
+
+
+class _Unix(_Mapped, redis.asyncio.UnixDomainSocketConnection):
+    """A Unix socket."""
+
+
+_MAPPED: dict[type[redis.asyncio.connection.AbstractConnection], type[_Mapped]] = {
+    redis.asyncio.Connection: _Tcp,
+    redis.asyncio.SSLConnection: _Tls,
+    redis.asyncio.UnixDomainSocketConnection: _Unix,
+}
 
 
 def without_password(url: str) -> str:

@@ -71,6 +71,18 @@ class RequestTimeoutError(PenstockError):
     code, title, status = "request-timeout", "The request took too long to arrive", 408
 
 
+class AlreadyTerminalError(PenstockError):
+    """The job has ended already, and not in the way that was asked for."""
+
+    code, title, status = "already-terminal", "The job has ended already", 409
+
+
+class NotEndedError(PenstockError):
+    """The job is still under way, so it cannot be run again."""
+
+    code, title, status = "not-ended", "The job has not ended yet", 409
+
+
 class ResultGoneError(PenstockError):
     """The result was kept for its retention and is gone."""
 
@@ -102,6 +114,18 @@ class StoreUnavailableError(PenstockError):
     """The job store is away; a submit's fate is then unknown."""
 
     code, title, status, retryable = "store-unavailable", "The job store is unavailable", 503, True
+
+
+class StoreFullError(PenstockError):
+    """The job store has no memory for another job; nothing was stored."""
+
+    code, title, status, retryable = "queue-full", "The queue is full", 503, True
+
+
+class ClockSkewError(PenstockError):
+    """The gateway's clock and the store's are too far apart to promise deadlines."""
+
+    code, title, status, retryable = "clock-skew", "The gateway's clock is wrong", 503, True
 
 
 class BrokerUnavailableError(PenstockError):
@@ -143,6 +167,12 @@ class WorkerLostError(PenstockError):
     code, title, retryable = "worker-lost", "The worker died while it ran this job", True
 
 
+class StageTimeoutError(PenstockError):
+    """A stage ran this job alone for longer than the model allows."""
+
+    code, title, retryable = "timeout", "A stage took too long", True
+
+
 class ModelUnavailableError(PenstockError):
     """The worker cannot load the model's version."""
 
@@ -153,6 +183,12 @@ class DeadlinePassedError(PenstockError):
     """The deadline passed before the job ended."""
 
     code, title = "deadline-passed", "The deadline passed before the job ended"
+
+
+class CancelledError(PenstockError):
+    """The client cancelled the job."""
+
+    code, title = "cancelled-by-client", "The client cancelled the job"
 
 
 class InternalError(PenstockError):
@@ -171,5 +207,11 @@ class SetupError(Exception):
     """
 
 
+class DeviceLostError(Exception):
+    """The device under this process is lost to it for good: the process must be replaced, and its work given back."""
+
+
 EXIT_CONFIG = 78
 """``EX_CONFIG`` of sysexits(3): the supervisor does not start such a process again."""
+EXIT_REPLACE = 75
+"""``EX_TEMPFAIL`` of sysexits(3): this process can go no further, another one can."""

@@ -48,12 +48,16 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds on one job of this model. Bytes count the decoded input; ``rows_max`` the rows of axis 0."""
+    """Bounds on one job of this model. Bytes count the decoded input; ``rows_max`` the rows of axis 0.
+
+    A stage that runs a micro-batch for longer than ``stage_s_max`` hangs, and is ended.
+    """
 
     input_bytes_max: int = 8 * 1024 * 1024
     rows_max: int = 16
     ttl_s_default: float = 600.0
     ttl_s_max: float = 86_400.0
+    stage_s_max: float = 60.0
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,7 +21,10 @@ STAGES: tuple[StageName, ...] = ("preprocess", "inference", "postprocess")
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
-    """The facts of a job that do not change: written at submit, read by every stage and every poll."""
+    """The facts of a job that do not change: written at submit, read by every stage and every poll.
+
+    A command that runs an ended job again writes them anew, with the next ``generation`` (from 1).
+    """
 
     schema: int
     tenant: str
@@ -35,6 +38,7 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     input_sha256: bytes
     request_id: str = ""
     traceparent: str = ""
+    generation: int = 1
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -90,11 +94,20 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int
     queued_at: str
     ended_at: str
+    generation: int = 1
     started_at: str | None = None
     stages: tuple[StageRun, ...] | msgspec.Raw = ()
     provenance: Provenance | None = None
     result: Any = msgspec.UNSET
     error: JobError | msgspec.UnsetType = msgspec.UNSET
+
+
+def next_generation(head: Head, now_ms: int) -> Head:
+    """The head of a job that is run again: as much time as it had, from now."""
+    ttl_ms = head.deadline_at_ms - head.queued_at_ms
+    return msgspec.structs.replace(
+        head, queued_at_ms=now_ms, deadline_at_ms=now_ms + ttl_ms, generation=head.generation + 1
+    )
 
 
 encode_head = msgspec.msgpack.Encoder().encode

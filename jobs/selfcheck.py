@@ -17,6 +17,7 @@ from typing import Any, cast
 import redis
 
 from jobs import apikeys
+from jobs.clock import SKEW_S_MAX, skew_s
 from jobs.connect import redis_client, without_password
 from jobs.errors import SetupError
 from jobs.settings import Settings
@@ -24,8 +25,6 @@ from jobs.settings import Settings
 STORE_SCHEMA = 1
 """Version of everything that we write into the store; a store marked with a newer one is not opened."""
 REDIS_VERSION_MIN = (6, 2)
-CLOCK_SKEW_S_MAX = 2.0
-"""Deadlines and leases are judged on the store's clock: beyond this, our own timestamps would mislead."""
 PATIENCE_S = 5.0
 """How long a store may take to answer: it may be starting beside us, or loading its file."""
 SOCKET_TIMEOUT_S = 2.0
@@ -64,12 +63,14 @@ def check_store(client: redis.Redis, settings: Settings, *, patience_s: float = 
 
 
 def check_clock(client: redis.Redis) -> None:
-    """Refuse to run where our clock and the store's are more than ``CLOCK_SKEW_S_MAX`` apart."""
-    skew_s = min((_skew_s(client) for _ in range(3)), key=abs)
-    if abs(skew_s) > CLOCK_SKEW_S_MAX:
+    """Refuse to run where our clock and the store's are more than ``SKEW_S_MAX`` apart."""
+    asked_s = time.time()
+    seconds, microseconds = client.time()
+    apart_s = abs(skew_s(seconds + microseconds / 1e6, asked_s, time.time()))
+    if apart_s > SKEW_S_MAX:
         raise SetupError(
-            f"this machine's clock and the store's are {abs(skew_s):.1f} s apart"
-            f" (at most {CLOCK_SKEW_S_MAX:g}): synchronise both, by NTP for example"
+            f"this machine's clock and the store's are {apart_s:.1f} s apart"
+            f" (at most {SKEW_S_MAX:g}): synchronise both, by NTP for example"
         )
 
 
@@ -158,14 +159,6 @@ def _check_redis_broker(url: str) -> None:
             return
     _check_kind(facts, where)
     _check_eviction(facts, where)
-
-
-def _skew_s(client: redis.Redis) -> float:
-    """Measure the store's clock minus ours, at the middle of one round trip."""
-    before = time.time()
-    seconds, microseconds = client.time()
-    after = time.time()
-    return seconds + microseconds / 1e6 - (before + after) / 2
 
 
 def _is_loopback(host: str) -> bool:

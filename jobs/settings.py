@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     retention_s: int = Field(3600, ge=1, le=32767 * 3600)
     """How long a job is kept after its end."""
 
+    dead_letter_retention_s: int = Field(7 * 24 * 3600, ge=1, le=32767 * 3600)
+    """How long a failed job and its input are kept, for whoever inspects or replays it."""
+    dead_letters_max: int = Field(10_000, ge=1)
+    """Most dead letters; beyond, the oldest loses its input."""
+
     pools: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("default",)
     """Pools that a worker serves, separated by commas; a model names its pool in ``model.toml``."""
     worker_threads: int = Field(2, ge=1, le=256)
@@ -75,10 +80,12 @@ class Settings(BaseSettings):
     """Most jobs in a micro-batch."""
     microbatch_bytes_max: int = Field(8 * 1024 * 1024, ge=1)
     """Most input bytes in a micro-batch (a larger single job travels alone)."""
-    lease_s: float = Field(6.0, ge=1.0)
+    lease_s: float = Field(4.0, ge=1.0)
     """How long a worker that gave no sign of life keeps its micro-batches."""
     load_budget_s: float = Field(120.0, ge=1.0)
     """Lease while a session loads: loading holds Python's interpreter lock, so no heartbeat is sent."""
+    drain_s: float = Field(20.0, gt=0)
+    """How long a worker that is told to end may go on with what it holds; then it gives the rest back."""
     sweeper: bool = True
     """Whether gateways sweep; off only in tests of what the sweeper is for."""
     allow_volatile_store: bool = False

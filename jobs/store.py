@@ -12,39 +12,46 @@ import contextlib
 import hashlib
 from functools import cache
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from jobs.commands import Command
-from jobs.errors import StoreUnavailableError
+from jobs.errors import StoreFullError, StoreUnavailableError
 from jobs.settings import Settings
 from jobs.states import ENDS
 
 T = TypeVar("T")
 
+FULL_RETRY_S = 5.0
 SLICE_US = 50_000
 """What one stage of a micro-batch should take at most, so that a slow model still spreads over its workers."""
 
 
-class Flow(tuple[int, int, int, int, int]):
-    """The bounds that every script gets: window, jobs and bytes in a micro-batch, slice, retention."""
+class Flow(NamedTuple):
+    """The bounds that every script knows, by the same names in capitals: window, micro-batches, retention."""
 
-    __slots__ = ()
+    per_slot: int
+    jobs_max: int
+    bytes_max: int
+    slice_us: int
+    retention_ms: int
+    dead_letter_retention_ms: int
+    dead_letters_max: int
 
     @classmethod
     def of(cls, settings: Settings) -> Flow:
         """From the settings."""
         return cls(
-            (
-                settings.window_per_slot,
-                settings.microbatch_jobs_max,
-                settings.microbatch_bytes_max,
-                SLICE_US,
-                settings.retention_s * 1000,
-            )
+            per_slot=settings.window_per_slot,
+            jobs_max=settings.microbatch_jobs_max,
+            bytes_max=settings.microbatch_bytes_max,
+            slice_us=SLICE_US,
+            retention_ms=settings.retention_s * 1000,
+            dead_letter_retention_ms=max(settings.dead_letter_retention_s, settings.retention_s) * 1000,
+            dead_letters_max=settings.dead_letters_max,
         )
 
 
@@ -64,11 +71,11 @@ class JobStore:
             raise _unavailable() from error
 
     def _evaluate(self, command: Command[T]) -> Any:
-        arguments = (1, self.prefix, *self._flow, *command.arguments)
+        arguments = (1, self.prefix, *command.arguments)
         try:
-            return self.client.evalsha(digest(command.script), *arguments)
+            return self.client.evalsha(digest(command.script, self._flow), *arguments)
         except NoScriptError:
-            return self.client.eval(source(command.script), *arguments)
+            return self.client.eval(source(command.script, self._flow), *arguments)
 
 
 class AsyncJobStore:
@@ -86,15 +93,17 @@ class AsyncJobStore:
         self._idle: list[redis.asyncio.Connection] = []
 
     async def run(self, command: Command[T]) -> T:
-        """Run a command; StoreUnavailableError when its fate is unknown."""
-        arguments = (1, self.prefix, *self._flow, *command.arguments)
+        """Run a command; StoreUnavailableError when its fate is unknown, StoreFullError when nothing was done."""
+        arguments = (1, self.prefix, *command.arguments)
         try:
             async with asyncio.timeout(self._timeout_s):
                 try:
-                    reply = await self._call("EVALSHA", digest(command.script), *arguments)
+                    reply = await self._call("EVALSHA", digest(command.script, self._flow), *arguments)
                 except NoScriptError:
-                    reply = await self._call("EVAL", source(command.script), *arguments)
+                    reply = await self._call("EVAL", source(command.script, self._flow), *arguments)
             return command.read(reply)
+        except OutOfMemoryError:
+            raise StoreFullError("The job store is full; nothing was stored.", retry_after_s=FULL_RETRY_S) from None
         except (RedisError, OSError) as error:  # among them TimeoutError
             raise _unavailable() from error
 
@@ -135,18 +144,19 @@ class AsyncJobStore:
 
 
 @cache
-def source(script: str) -> str:
-    """A script's text: the table of ends, what the scripts share, its own."""
+def source(script: str, flow: Flow) -> str:
+    """A script's text: the table of ends and the bounds, what the scripts share, its own."""
     folder = resources.files("jobs") / "scripts"
     ends = ", ".join(f"{event} = '{state}'" for event, state in ENDS.items())
+    bounds = "\n".join(f"local {name.upper()} = {value}" for name, value in flow._asdict().items())
     parts = ((folder / f"{name}.lua").read_text() for name in ("lib", script))
-    return "\n".join((f"local ENDS = {{{ends}}}", *parts))
+    return "\n".join((f"local ENDS = {{{ends}}}", bounds, *parts))
 
 
 @cache
-def digest(script: str) -> str:
+def digest(script: str, flow: Flow) -> str:
     """The name that Redis knows a script by."""
-    return hashlib.sha1(source(script).encode(), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(source(script, flow).encode(), usedforsecurity=False).hexdigest()
 
 
 def _unavailable() -> StoreUnavailableError:

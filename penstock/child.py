@@ -36,7 +36,9 @@ class Role:
     ``needs`` names roles that must answer before this one starts; ``answers`` tells whether this one does (a
     role without it counts as answering while it runs). A ``vital`` role must answer within ``start_s`` at its
     first start, without dying; another that is late is only said to be. ``drain_s`` bounds SIGTERM until
-    SIGKILL. ``complaint`` finds the telling line in its log.
+    SIGKILL. A ``replaced`` role is started again however often a signal or its own wish (exit 75) ended it: a job may
+    do that to a worker several times, and the other jobs still want one. ``complaint`` finds the telling
+    line in its log.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Role:
     vital: bool = False
     start_s: float = 60.0
     drain_s: float = 10.0
+    replaced: bool = False
     complaint: Callable[[str], str] = last_line
 
 

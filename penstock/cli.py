@@ -11,11 +11,12 @@ import redis
 import typer
 
 from jobs import selfcheck
-from jobs.errors import EXIT_CONFIG, SetupError
+from jobs.errors import EXIT_CONFIG, SetupError, StoreUnavailableError
 from jobs.records import STAGES
 from jobs.settings import settings
 from penstock import roles
 from penstock import up as everything
+from penstock.deadletters import dead_letters
 from penstock.keys import keys
 from penstock.ports import check_port
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     help="Asynchronous inference: submit, queue, micro-batch, poll. Settings: PENSTOCK_*.",
 )
 app.add_typer(keys, name="keys")
+app.add_typer(dead_letters, name="dead-letters")
 
 Stages = Annotated[str, typer.Option(help="Which stages to serve, separated by commas.")]
 Pool = Annotated[str, typer.Option(help="Which pools to join, by commas (`pool` in model.toml).")]
@@ -73,7 +75,7 @@ def main() -> None:
         app()
     except SetupError as error:
         _refuse(str(error))
-    except (redis.ConnectionError, redis.TimeoutError):
+    except (redis.ConnectionError, redis.TimeoutError, StoreUnavailableError):
         _refuse("the store stopped answering: try again when it runs")
 
 

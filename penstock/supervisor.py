@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from jobs.errors import EXIT_CONFIG
+from jobs.errors import EXIT_CONFIG, EXIT_REPLACE
 from penstock.child import Child, Role, rotate
 
 TICK_S = 0.1
@@ -91,7 +91,7 @@ class Post:
         if self.role.vital and not self.ever_answered:
             raise GivenUpError(death)
         self.deaths = [*(at for at in self.deaths if now - at < DEATHS_WINDOW_S), now]
-        if len(self.deaths) >= DEATHS_MAX:
+        if len(self.deaths) >= DEATHS_MAX and not (self.role.replaced and (code < 0 or code == EXIT_REPLACE)):
             raise GivenUpError(f"{death}; that was death {len(self.deaths)} within {DEATHS_WINDOW_S:g} s")
         pause_s = backoff_s(len(self.deaths))
         self.due_at = now + pause_s

@@ -21,7 +21,8 @@ from penstock.supervisor import Supervisor
 
 GATEWAY_DRAIN_S = 12.0
 """A little over the time that uvicorn gives its open requests."""
-WORKER_DRAIN_S = 30.0
+WORKER_MARGIN_S = 10.0
+"""A worker needs a little over its own PENSTOCK_DRAIN_S to say goodbye."""
 FLOWER_DRAIN_S = 5.0
 REDIS_START_S = 600.0
 """A large append-only file takes long to load."""
@@ -73,12 +74,12 @@ def _roles(settings: Settings, folder: DataFolder) -> Iterator[Role]:
         "PENSTOCK_FLOWER_PORT": str(settings.flower_port),
     }
 
-    def role(name: str, *words: str, drain_s: float) -> Role:
+    def role(name: str, *words: str, drain_s: float, replaced: bool = False) -> Role:
         command = (sys.executable, "-m", "penstock", *words)
-        return Role(name, command, environment=environment, needs=needs, drain_s=drain_s)
+        return Role(name, command, environment=environment, needs=needs, drain_s=drain_s, replaced=replaced)
 
     yield role("flower", "flower", drain_s=FLOWER_DRAIN_S)
-    yield role("worker", "worker", drain_s=WORKER_DRAIN_S)
+    yield role("worker", "worker", drain_s=settings.drain_s + WORKER_MARGIN_S, replaced=True)
     gateway = role("gateway", "api", drain_s=GATEWAY_DRAIN_S)
     yield Role(
         gateway.name,

@@ -70,6 +70,7 @@ def _document(member: Member, status: str, journey: Journey, **rest: Any) -> byt
             model=head.model,
             version=head.version,
             attempt=member.attempt,
+            generation=head.generation,
             queued_at=instant(head.queued_at_ms),
             started_at=instant(journey.started_at_ms),
             ended_at=instant(journey.ended_at_ms),

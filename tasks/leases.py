@@ -1,23 +1,38 @@
 """The leases that a worker holds, and the thread that keeps them: its sign of life.
 
-Every third of a lease one call tells the store what this worker holds and how many slots it has. A worker that is
-killed stops telling, its leases run out, and the sweeper gives its jobs to others. Before a session loads,
-``extended`` takes a longer lease, because loading holds the interpreter lock and with it this thread.
+Every third of a lease one call tells the store what this worker holds and how many slots it has, and learns what it
+has lost and what was cancelled. A worker that is killed stops telling, its leases run out, and the sweeper gives its
+jobs to others. Before a session loads, ``extended`` takes a longer lease, because loading holds the interpreter lock
+and with it this thread.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+from inference.session import Halt
 from jobs import commands
+from jobs.clock import skew_s
 from jobs.commands import Taken
-from jobs.errors import StoreUnavailableError
+from jobs.errors import CancelledError, InternalError, StoreUnavailableError
 from jobs.store import JobStore
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Held:
+    """A micro-batch that a slot runs now. ``late_at`` (monotonic): when its stage function must have ended."""
+
+    taken: Taken
+    halt: Halt = field(default_factory=Halt)
+    late_at: float = math.inf
 
 
 class Leases:
@@ -34,15 +49,17 @@ class Leases:
         self.lease_ms = int(lease_s * 1000)
         self.slots: dict[str, int] = {}
         """Slots by pool, as the window counts them; empty until the worker consumes."""
+        self.skew_s = 0.0
+        """How far our clock was from the store's at the last sign of life, at the least."""
         self._store = store
         self._describe = describe
         self._interval_s = lease_s / 3
-        self._held: dict[str, int] = {}
+        self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
         self.on_beat: list[Callable[[], None]] = []
-        """Called after each sign of life."""
+        """Called after each sign of life, answered or not."""
 
     def start(self) -> None:
         """Begin to send signs of life; Celery says "ready" again after each reconnection, which changes nothing."""
@@ -52,22 +69,30 @@ class Leases:
     def stop(self) -> None:
         """Say goodbye; what is still held runs out by itself."""
         self._stop.set()
-        self._thread.join(timeout=2.0)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=2.0)
         try:
             self._store.run(commands.leave(self.holder))
         except StoreUnavailableError:
             log.warning("goodbye failed: the slots of this worker count until they time out")
 
-    @contextmanager
-    def holding(self, taken: Taken) -> Iterator[None]:
-        """Keep the lease of a micro-batch while the block runs."""
+    def held(self) -> list[Held]:
+        """What the slots run now."""
         with self._lock:
-            self._held[taken.number] = taken.epoch
+            return list(self._held.values())
+
+    @contextmanager
+    def holding(self, taken: Taken) -> Iterator[Held]:
+        """Keep the lease of a micro-batch while the block runs."""
+        held = Held(taken)
+        with self._lock:
+            self._held[taken.number] = held
         try:
-            yield
+            yield held
         finally:
             with self._lock:
-                self._held.pop(taken.number, None)
+                if self._held.get(taken.number) is held:
+                    del self._held[taken.number]
 
     @contextmanager
     def extended(self, budget_s: float) -> Iterator[None]:
@@ -79,20 +104,23 @@ class Leases:
             self.beat()
 
     def beat(self, lease_ms: int | None = None) -> None:
-        """One sign of life."""
-        with self._lock:
-            held = list(self._held.items())
-        command = commands.beat(self.holder, self._describe(), lease_ms or self.lease_ms, self.slots, held)
+        """One sign of life; what is void, because its lease is lost or all its jobs are cancelled, is ended."""
+        held = {each.taken.number: each for each in self.held()}
+        epochs = [(number, each.taken.epoch) for number, each in held.items()]
+        command = commands.beat(self.holder, self._describe(), lease_ms or self.lease_ms, self.slots, epochs)
+        asked_s = time.time()
         try:
-            lost = self._store.run(command)
+            beaten = self._store.run(command)
         except StoreUnavailableError:
             log.warning("sign of life failed: the store did not answer")
             return
-        for number in lost:
-            with self._lock:
-                still = number in self._held
-            if still:
+        self.skew_s = skew_s(beaten.now_ms / 1000, asked_s, time.time())
+        for number in beaten.cancelled:
+            held[number].halt.now(CancelledError("The client cancelled the job."))
+        for number in beaten.lost:
+            if held[number] in self.held():
                 log.warning("lease lost", extra={"microbatch": number})
+                held[number].halt.now(InternalError("The lease was lost."))
 
     def _keep(self) -> None:
         while not self._stop.wait(self._interval_s):

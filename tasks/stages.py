@@ -7,17 +7,27 @@ store, where the sweeper finds it. The stage functions themselves know arrays an
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from inference.engine import Engine
+from inference.session import Halt
 from jobs import commands
 from jobs.commands import Committed, Ended, Handover, Member, Outcome, Taken
-from jobs.errors import InternalError, OutOfMemoryError, PenstockError, StoreUnavailableError
+from jobs.errors import (
+    EXIT_REPLACE,
+    DeviceLostError,
+    InternalError,
+    OutOfMemoryError,
+    PenstockError,
+    StageTimeoutError,
+    StoreUnavailableError,
+)
 from jobs.faults import faults
 from jobs.models import ModelRecord
 from jobs.payload import Payload
@@ -26,9 +36,10 @@ from jobs.store import JobStore
 from jobs.tensors import Tensors, pack_items, rows_of, unpack_items
 from tasks import metrics
 from tasks.catalog import Catalog, Served
+from tasks.departure import Departure
 from tasks.documents import Journey, completed, decode_journey, encode_journey, refused
 from tasks.intermediates import Intermediates
-from tasks.leases import Leases
+from tasks.leases import Held, Leases
 from tasks.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -50,6 +61,7 @@ class Worker:
     intermediates: Intermediates
     catalog: Catalog
     engine: Engine
+    departure: Departure
     load_budget_s: float
 
 
@@ -67,23 +79,49 @@ def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> b
 
     if faults:
         faults.reach(f"{stage}.taken")
-    with leases.holding(taken), _given_back_without_store(worker, taken):
-        items = _fetch(worker, taken)
-        if items is None:  # the intermediate is gone: start again at preprocess
-            worker.publisher.publish(worker.store.run(commands.release(taken)))
-            return False
-        work = _run(worker, taken, items)
-        if faults:
-            faults.reach(f"{stage}.ran")
-        committed = _commit(worker, taken, work)
+    with leases.holding(taken) as held:
+        try:
+            return _run_held(worker, held)
+        except StoreUnavailableError:  # it was away too long to commit: back, rather than let the lease run out
+            _give_back(worker, taken, "unharmed")
+        except DeviceLostError:
+            worker.departure.now("the device is lost to this process", EXIT_REPLACE, guilty=taken)
+        except (Exception, SystemExit):  # a fault of ours outside the stage function; SystemExit would wedge the slot
+            log.exception("stage failed", extra={"stage": stage, "microbatch": number})
+            _give_back(worker, taken, "failed")
+    return False
+
+
+def _run_held(worker: Worker, held: Held) -> bool:
+    """Fetch, run, commit, hand on; whether the chain goes on."""
+    taken = held.taken
+    items = _fetch(worker, taken)
+    if items is None:  # the intermediate is gone: start again at preprocess
+        _give_back(worker, taken, "unharmed")
+        return False
+    work = _run(worker, held, items)
+    if isinstance(held.halt.error, StageTimeoutError) and len(taken.members) > 1:  # which of them hangs? each alone
+        _give_back(worker, taken, "failed", StageTimeoutError.code)
+        return False
+    if faults:
+        faults.reach(f"{taken.stage}.ran")
+    committed = _commit(worker, taken, work)
 
     if faults:
-        faults.reach(f"{stage}.committed")
+        faults.reach(f"{taken.stage}.committed")
     worker.publisher.publish(committed.publish)
     if committed.held:
         worker.intermediates.drop(taken.reference)
         _count(taken, work, committed)
     return committed.goes_on
+
+
+def _give_back(worker: Worker, taken: Taken, how: Literal["unharmed", "failed"], code: str = "internal") -> None:
+    """End our lease early; where even that cannot be said, it runs out."""
+    with suppress(StoreUnavailableError):
+        released = worker.store.run(commands.release(taken, how, code))
+        worker.publisher.publish(released.publish)
+        _count_ended(released.ended)
 
 
 @dataclass(frozen=True)
@@ -107,14 +145,14 @@ def _fetch(worker: Worker, taken: Taken) -> list[Any] | None:
     try:
         items = unpack_items(packed)
         return [items[member.place] for member in taken.members]
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, MemoryError):
         log.exception("intermediate cannot be read", extra={"microbatch": taken.number})
         return None
 
 
-def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
-    """Run the stage function; an outcome for each member, whatever is raised."""
-    started = time.perf_counter()
+def _run(worker: Worker, held: Held, items: list[Any]) -> _Work:
+    """Run the stage function; an outcome for each member, whatever is raised. DeviceLostError."""
+    taken, started = held.taken, time.perf_counter()
     model, version = taken.members[0].head.model, taken.members[0].head.version
     record = ModelRecord(model, version, "loading")
     rows, provider = 0, ""
@@ -124,11 +162,15 @@ def _run(worker: Worker, taken: Taken, items: list[Any]) -> _Work:
         record = served.record
         if taken.stage == "inference":
             rows, provider = sum(map(rows_of, items)), _ensure_loaded(worker, record)
-        results = _results(lambda some: _FUNCTIONS[taken.stage](worker, served, some), taken, items)
+        held.late_at = time.monotonic() + record.config.limits.stage_s_max
+        results = _results(lambda some: _FUNCTIONS[taken.stage](worker, served, some, held.halt), taken, items)
     except PenstockError as error:
         results = [error] * len(items)
+    except DeviceLostError:
+        raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's version could not be loaded
         results = [_fault(error, taken)] * len(items)
+    held.late_at = math.inf
     run_s = time.perf_counter() - started
     journey = _journey(worker, taken, run_s, rows, provider)
     return _sort(taken, results, journey, record, run_s)
@@ -142,6 +184,8 @@ def _results(run: Callable[[list[Any]], Results], taken: Taken, items: list[Any]
         results = run(items)
         if len(results) != len(items):
             raise RuntimeError(f"{len(results)} results for {len(items)} items")  # noqa: TRY301 - as if it had raised
+    except DeviceLostError:
+        raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code and libraries raise what they like
         if len(items) > 1:
             return [result for item in items for result in _results(run, taken, [item])]
@@ -155,17 +199,6 @@ def _fault(error: BaseException, taken: Taken) -> PenstockError:
         return OutOfMemoryError(f"The stage {taken.stage} ran out of memory.")
     log.error("stage failed", exc_info=error, extra={"stage": taken.stage, "microbatch": taken.number})
     return InternalError(f"The stage {taken.stage} failed.")
-
-
-@contextmanager
-def _given_back_without_store(worker: Worker, taken: Taken) -> Iterator[None]:
-    """Give the micro-batch back when the store was away too long, rather than let its lease run out."""
-    try:
-        yield
-    except StoreUnavailableError:
-        with suppress(StoreUnavailableError):
-            worker.publisher.publish(worker.store.run(commands.release(taken)))
-        raise
 
 
 def _sort(taken: Taken, results: Results, journey: Journey, record: ModelRecord, run_s: float) -> _Work:
@@ -251,10 +284,10 @@ def _following(stage: StageName) -> StageName | None:
     return STAGES[place] if place < len(STAGES) else None
 
 
-_FUNCTIONS: dict[StageName, Callable[[Worker, Served, list[Any]], Results]] = {
-    "preprocess": lambda _, served, payloads: served.preprocess.run(payloads),
-    "inference": lambda worker, served, items: worker.engine.run(served.record, items),
-    "postprocess": lambda _, served, outputs: served.postprocess.run(outputs),
+_FUNCTIONS: dict[StageName, Callable[[Worker, Served, list[Any], Halt], Results]] = {
+    "preprocess": lambda _, served, payloads, __: served.preprocess.run(payloads),
+    "inference": lambda worker, served, items, halt: worker.engine.run(served.record, items, halt),
+    "postprocess": lambda _, served, outputs, __: served.postprocess.run(outputs),
 }
 
 

@@ -6,6 +6,7 @@ takes nothing, and one that cannot serve stops with one line. Flower uses the sa
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import secrets
@@ -16,7 +17,14 @@ from typing import Any
 import msgspec
 from celery import Celery, Task
 from celery.exceptions import Ignore
-from celery.signals import celeryd_init, setup_logging, worker_init, worker_ready, worker_shutdown
+from celery.signals import (
+    celeryd_init,
+    setup_logging,
+    worker_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from prometheus_client import start_http_server
 
 from inference.engine import Engine
@@ -30,6 +38,7 @@ from jobs.store import Flow, JobStore
 from tasks import metrics
 from tasks.app import WORKER_TIMEOUT_S, make_celery
 from tasks.catalog import Catalog
+from tasks.departure import Departure
 from tasks.events import BatchedEvents
 from tasks.intermediates import Intermediates
 from tasks.leases import Leases
@@ -38,6 +47,9 @@ from tasks.publisher import Publisher
 from tasks.stages import Worker, run_stage
 
 log = logging.getLogger(__name__)
+
+SILENCE = 1.5
+"""Load budgets without a sign of life, after which the process cannot be alive."""
 
 
 class _Process:
@@ -76,7 +88,10 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     for record in catalog.ready():
         engine.warm(record)
         metrics.model_loaded.labels(record.name, record.version).set(1)
-    return Worker(name, store, leases, Publisher(app), intermediates, catalog, engine, config.load_budget_s)
+    publisher = Publisher(app)
+    departure = Departure(store, leases, publisher)
+    leases.on_beat += [departure.watch, intermediates.clean]
+    return Worker(*(name, store, leases, publisher, intermediates, catalog, engine, departure), config.load_budget_s)
 
 
 def _share_tmpfs(worker: Worker) -> None:
@@ -84,6 +99,11 @@ def _share_tmpfs(worker: Worker) -> None:
     described = worker.store.client.hvals(f"{worker.store.prefix}workers")
     mounts = {msgspec.json.decode(each)["mount"] for each in described}
     worker.intermediates.shared = mounts == {worker.intermediates.mount} != {""}
+
+
+def _expect_another_beat(config: Settings) -> None:
+    """End the process, by a thread that needs no interpreter lock, if something holds that lock for too long."""
+    faulthandler.dump_traceback_later(SILENCE * config.load_budget_s, exit=True)
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]  # before Celery warns a root user
@@ -109,8 +129,7 @@ def _start(**_: Any) -> None:
     except BaseException:  # Celery would log it and go on, and this worker would take messages that it cannot run
         log.exception("the worker cannot start")
         os._exit(1)
-    worker.leases.on_beat.append(lambda: _share_tmpfs(worker))
-    worker.leases.on_beat.append(worker.intermediates.clean)
+    worker.leases.on_beat += [lambda: _share_tmpfs(worker), lambda: _expect_another_beat(config)]
     _Process.worker = worker
 
 
@@ -138,8 +157,15 @@ def _run(sender: Any, **_: Any) -> None:
     log.info("ready", extra={"worker": worker.name, "queues": sorted(sender.app.amqp.queues.consume_from)})
 
 
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _begin_drain(**_: Any) -> None:
+    if _Process.worker is not None:
+        _Process.worker.departure.drain(settings().drain_s)
+
+
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
-def _drain(**_: Any) -> None:
+def _end(**_: Any) -> None:
+    faulthandler.cancel_dump_traceback_later()
     if _Process.worker is not None:
         _Process.worker.leases.stop()
 

@@ -1,17 +1,11 @@
--- What the scripts share. Every script is this file, then its own; the table ENDS (event -> terminal state) is
--- put in front from jobs/states.py.
+-- What the scripts share. Every script is this file, then its own. In front stand, from jobs/store.py: ENDS (event ->
+-- terminal state, from jobs/states.py) and the bounds of jobs.store.Flow in capitals.
 --
--- KEYS[1]     prefix of every key
--- ARGV[1..5]  micro-batches for each worker slot, jobs and input bytes in a micro-batch at most, microseconds
---             that one stage of a micro-batch should take, retention of an ended job in milliseconds
--- ARGV[6..]   the script's own
---
--- A script runs alone and whole, so each function may read, decide and write. Instants are milliseconds on the
--- store's clock. Keys, types and sizes are listed in docs/store.md.
+-- KEYS[1] is the prefix of every key, ARGV is the script's own. A script runs alone and whole, so each function may
+-- read, decide and write. Instants are milliseconds on the store's clock. Keys, types and sizes are listed in
+-- docs/store.md.
 
 local P = KEYS[1]
-local PER_SLOT, JOBS_MAX, BYTES_MAX = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local SLICE_US, RETENTION = tonumber(ARGV[4]), tonumber(ARGV[5])
 local SCHEMA = 1
 local LOST_AFTER = 2000        -- an unleased micro-batch is not looked at before
 local LOST_AFTER_MAX = 32000   -- nor later than, however often it was published again
@@ -20,6 +14,10 @@ local LIGHT_US = 10000         -- three hops on the broker, measured: 3 to 10 ms
 local STAGES = 3
 local MICROBATCH_TTL = 2764800000    -- 32 days, above the longest deadline that a model may allow
 local WORKER_TTL = 15000
+local RETURNS_MAX = 5          -- times that a micro-batch may come back unharmed before its jobs are charged
+local RETRY_EVERY_MS = 100     -- the retry budget of a model version: 10 retries a second...
+local RETRY_CREDIT_MS = 10     -- ...and one more for every ten first attempts...
+local RETRY_BURST_MS = 10000   -- ...of which it saves up at most 100
 
 local call = redis.call
 local time = call('TIME')
@@ -27,6 +25,11 @@ local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local ended = {}    -- {id, state, line} of every job that this script ended
 local ended_ids = {}
+
+-- A server whose memory is full refuses the first write of a script if it may take memory, and lets pass all that
+-- follows another one. Scripts that end or hand on what was accepted begin with this harmless one: they must go on, or
+-- nothing would ever be freed. A submit does not: it is refused, and has then written nothing.
+local function even_if_full() call('DEL', P .. 'nothing') end
 
 -- A line is "pool/lane/model/version": the jobs that may share a micro-batch.
 local pools, lanes = {}, {}    -- by line, so that a line is taken apart once
@@ -50,24 +53,50 @@ local function stop_waiting(id, line)
   call('ZREM', P .. 'retries', id)
 end
 
+-- Forgets a dead letter and its input; the job's end can be read until its retention is over.
+local function drop_dead_letter(id)
+  local key = P .. 'job:' .. id
+  call('ZREM', P .. 'dead-letters', id)
+  call('HDEL', key, 'input')
+  local at = tonumber(call('HGET', key, 'ended') or 0)
+  call('PEXPIRE', key, math.max(1, at + RETENTION_MS - NOW))
+end
+
+-- {id, head, attempt, stage, ended, code, bytes of the input}, or nil where there is no such dead letter.
+local function dead_letter(id)
+  local key = P .. 'job:' .. id
+  local job = call('HMGET', key, 'head', 'attempt', 'stage', 'ended', 'code')
+  if not job[1] or not call('ZSCORE', P .. 'dead-letters', id) then return nil end
+  return {id, job[1], tonumber(job[2] or 1), job[3], tonumber(job[4]), job[5], call('HSTRLEN', key, 'input')}
+end
+
+local function keep_dead_letter(id)
+  call('ZADD', P .. 'dead-letters', call('INCR', P .. 'sequence'), id)
+  call('PEXPIRE', P .. 'job:' .. id, DEAD_LETTER_RETENTION_MS)
+  if call('ZCARD', P .. 'dead-letters') > DEAD_LETTERS_MAX then
+    drop_dead_letter(call('ZRANGE', P .. 'dead-letters', 0, 0)[1])
+  end
+end
+
 -- Ends an open job; false, and nothing changed, when it has ended already or (where `number` is given) does not
--- travel in that micro-batch. A completed job keeps its document alone; any other keeps its input too, for whoever
--- runs it again.
+-- travel in that micro-batch. Whatever the event, a job whose cancellation was promised is cancelled. A completed job
+-- keeps its document alone, a failed or expired one its input too, for whoever runs it again.
 local function finish(id, event, document, code, stage, number)
   local key = P .. 'job:' .. id
-  local job = call('HMGET', key, 'state', 'line', 'microbatch')
+  local job = call('HMGET', key, 'state', 'line', 'microbatch', 'cancel')
   if job[1] ~= 'queued' or (number and job[3] ~= number) then return false end
+  if job[4] then event, document, code = 'cancel', nil, 'cancelled-by-client' end
   local state = ENDS[event]
   if event == 'complete' then
     call('DEL', key)
     call('HSET', key, 'v', SCHEMA, 'state', state, 'document', document)
   else
     call('HSET', key, 'state', state, 'ended', NOW, 'code', code or '', 'stage', stage or '')
-    call('HDEL', key, 'microbatch')
+    call('HDEL', key, 'microbatch', event == 'cancel' and 'input' or 'cancel')
     if document and document ~= '' then call('HSET', key, 'document', document) end
   end
   if not job[3] then stop_waiting(id, job[2]) end
-  call('PEXPIRE', key, RETENTION)
+  if event == 'fail' then keep_dead_letter(id) else call('PEXPIRE', key, RETENTION_MS) end
   ended[#ended + 1] = {id, state, job[2]}
   ended_ids[#ended] = id
   return true
@@ -88,20 +117,28 @@ local function close(number, line)
   call('SREM', P .. 'suspects-live:' .. pool, number)
 end
 
--- The lease ran out. What the holder ran comes back as suspects, one at a time; only a suspect is charged an attempt,
--- and only if its holder is dead: one that gave a sign of life within half a lease has merely lost this lease (its
--- call was cut off, the store was away).
-local function recover(number, line, stage, members, suspect, holder, granted)
+-- The next attempt of a job: its number, and when it may begin. A model version has a budget of retries: each takes
+-- its turn RETRY_EVERY_MS after the one before, and each first attempt brings the next turn RETRY_CREDIT_MS nearer.
+local function try_again(id, line, delay)
+  local key, version = P .. 'job:' .. id, string.match(line, '^[^/]+/[^/]+/(.+)$')
+  call('HINCRBY', key, 'attempt', call('HEXISTS', key, 'attempt') == 1 and 1 or 2)
+  call('HDEL', key, 'microbatch')
+  local turn = math.max(tonumber(call('HGET', P .. 'retry-turns', version) or 0), NOW - RETRY_BURST_MS) + RETRY_EVERY_MS
+  call('HSET', P .. 'retry-turns', version, turn)
+  call('ZADD', P .. 'retries', math.max(NOW + delay, turn), id)
+end
+
+-- What a holder ran comes back, because it died, says that it will, or must not go on. The jobs are suspects, one at a
+-- time; only one that ran alone is `charged` an attempt, and fails with `code` at its last.
+local function recover(number, line, stage, members, charged, code)
   local pool = pool_of(line)
-  local seen = tonumber(call('ZSCORE', P .. 'workers-seen', holder) or 0)
-  local charged = suspect and seen < NOW - granted / 2
   for id in string.gmatch(members, '%S+') do
     local key = P .. 'job:' .. id
-    local job = call('HMGET', key, 'state', 'microbatch', 'attempt', 'limit')
+    local job = call('HMGET', key, 'state', 'microbatch', 'attempt', 'limit', 'cancel')
     if job[1] == 'queued' and job[2] == number then
       local attempt = tonumber(job[3] or 1)
-      if charged and attempt >= tonumber(job[4]) then
-        finish(id, 'fail', nil, 'worker-lost', stage)
+      if job[5] or (charged and attempt >= tonumber(job[4])) then
+        finish(id, 'fail', nil, code, stage)
       else
         if charged then call('HSET', key, 'attempt', attempt + 1) end
         call('HDEL', key, 'microbatch')
@@ -110,6 +147,13 @@ local function recover(number, line, stage, members, suspect, holder, granted)
     end
   end
   close(number, line)
+end
+
+-- Whether a suspect whose lease ran out is to be charged: only if its holder is dead. One that gave a sign of life
+-- within half a lease has merely lost this lease (its call was cut off, the store was away).
+local function is_charged(suspect, holder, granted)
+  local seen = tonumber(call('ZSCORE', P .. 'workers-seen', holder) or 0)
+  return suspect and seen < NOW - granted / 2
 end
 
 -- A micro-batch whose message is lost gets a new sequence number, which voids the old message should it turn up.

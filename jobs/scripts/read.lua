@@ -1,9 +1,10 @@
--- Reads jobs for whoever polls, and expires what is past its deadline. ARGV[6..]: ids. Replies for each id: '' when
+-- Reads jobs for whoever polls, and expires what is past its deadline. ARGV: ids. Replies for each id: '' when
 -- there is no record; {state, document} when a worker or an earlier script wrote the document; {state, '', head,
 -- attempt, stage, ended, code, 1 when this read expired it} otherwise (state 'processing' and its stage come from the
 -- micro-batch).
 local answers = {}
-for i = 6, #ARGV do
+even_if_full()
+for i = 1, #ARGV do
   local id = ARGV[i]
   local key = P .. 'job:' .. id
   local job = call('HMGET', key, 'state', 'document', 'head', 'attempt', 'microbatch', 'deadline', 'stage', 'ended',

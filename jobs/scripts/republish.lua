@@ -1,7 +1,8 @@
--- Gives unleased micro-batches a new sequence number, which voids their old messages. ARGV[6..]: number and
+-- Gives unleased micro-batches a new sequence number, which voids their old messages. ARGV: number and
 -- sequence of each, as the sweeper saw them. Replies the micro-batches to publish.
+even_if_full()
 local made = {}
-for i = 6, #ARGV, 2 do
+for i = 1, #ARGV, 2 do
   local number = ARGV[i]
   local batch = call('HMGET', P .. 'microbatch:' .. number, 'sequence', 'holder', 'line', 'stage')
   if batch[1] == ARGV[i + 1] and batch[2] == '' then

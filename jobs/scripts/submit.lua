@@ -1,8 +1,8 @@
 -- Writes accepted jobs: record, payload, deadline and place in their line. This is the acceptance; then fills
--- the window. ARGV[6..] for each job: id, line, head, media type and input in one, deadline, attempts_max, trace.
+-- the window. ARGV for each job: id, line, head, media type and input in one, deadline, attempts_max, trace.
 -- Replies {now, micro-batches to publish}.
 local lines, deadlines = {}, {}
-for i = 6, #ARGV, 7 do
+for i = 1, #ARGV, 7 do
   local id, line, deadline, trace = ARGV[i], ARGV[i + 1], ARGV[i + 4], ARGV[i + 6]
   local key = P .. 'job:' .. id
   if call('EXISTS', key) == 0 then    -- a gateway whose connection broke asks again

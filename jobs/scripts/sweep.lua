@@ -1,12 +1,14 @@
--- One bounded pass of the sweeper. ARGV[6..]: who sweeps, its lease in ms, most entries a kind.
+-- One bounded pass of the sweeper. ARGV: who sweeps, its lease in ms, most entries a kind.
 -- Replies {0} when another sweeps; else {1, to publish, ended, doubtful, what it did}. A doubtful micro-batch, {number,
 -- sequence, queue}, waits unleased for longer than it should and nothing younger was received: it is lost only if
 -- the broker says that its queue is empty.
-local sweeper, most = P .. 'sweeper', tonumber(ARGV[8])
+even_if_full()
+local sweeper, most = P .. 'sweeper', tonumber(ARGV[3])
 local holder = call('GET', sweeper)
-if holder and holder ~= ARGV[6] then return {0} end
-call('SET', sweeper, ARGV[6], 'PX', ARGV[7])
+if holder and holder ~= ARGV[1] then return {0} end
+call('SET', sweeper, ARGV[1], 'PX', ARGV[2])
 
+local DEAD_LETTERS_LOOK = 10    -- entries whose record may be past its TTL, looked at in each pass
 local made, doubtful = {}, {}
 local recovered, published, retried = 0, 0, 0
 
@@ -31,6 +33,10 @@ for _, gone in ipairs(call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - W
   for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do call('HDEL', P .. 'slots:' .. pool, gone) end
 end
 
+for _, id in ipairs(call('ZRANGE', P .. 'dead-letters', 0, DEAD_LETTERS_LOOK - 1)) do    -- the oldest
+  if call('EXISTS', P .. 'job:' .. id) == 0 then call('ZREM', P .. 'dead-letters', id) end
+end
+
 local function look_at(pool, number)
   local live, key = P .. 'live:' .. pool, P .. 'microbatch:' .. number
   local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'members', 'suspect', 'published',
@@ -43,7 +49,8 @@ local function look_at(pool, number)
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)
     else
-      recover(number, line, stage, batch[6], batch[7] == '1', batch[5], tonumber(batch[9] or 0))
+      local charged = is_charged(batch[7] == '1', batch[5], tonumber(batch[9] or 0))
+      recover(number, line, stage, batch[6], charged, 'worker-lost')
       recovered = recovered + 1
     end
   elseif tonumber(call('HGET', P .. 'seen', queue_of(line, stage)) or 0) > tonumber(batch[8]) then

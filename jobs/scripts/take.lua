@@ -1,9 +1,10 @@
--- Takes the lease of a micro-batch for one stage. ARGV[6..]: number, stage, sequence, holder, lease in ms.
+-- Takes the lease of a micro-batch for one stage. ARGV: number, stage, sequence, holder, lease in ms.
 -- Replies {verdict, micro-batches to publish, ended, ...}. Verdicts: 'taken' with {now, epoch, reference, stages so far,
 -- members, line, suspect}, each member {place in the micro-batch, id, head, attempt, input}; else why the message is dropped: 'gone' (ended
 -- or lost), 'superseded' (published again since), 'passed' (a copy of an earlier stage's message), 'held' (a live
 -- holder has it), 'recovered' (its holder had died; the jobs are queued again), 'empty' (all its jobs have ended).
-local number, stage, sequence, holder, lease = ARGV[6], ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
+even_if_full()
+local number, stage, sequence, holder, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local key = P .. 'microbatch:' .. number
 local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'epoch', 'reference', 'stages',
   'members', 'suspect', 'published', 'granted')
@@ -18,22 +19,24 @@ if tonumber(batch[11]) > tonumber(call('HGET', P .. 'seen', queue) or 0) then
 end
 if batch[5] ~= '' then
   if tonumber(batch[4]) > NOW then return {'held', {}, {}} end
-  recover(number, line, stage, batch[9], batch[10] == '1', batch[5], tonumber(batch[12] or 0))
+  local charged = is_charged(batch[10] == '1', batch[5], tonumber(batch[12] or 0))
+  recover(number, line, stage, batch[9], charged, 'worker-lost')
   announce()
   return {'recovered', fill(pool_of(line), {}), ended}
 end
 
-local members, place = {}, -1
-local fields = {'state', 'microbatch', 'deadline', 'head', 'attempt'}
-if stage == 'preprocess' then fields[6] = 'input' end    -- the later stages get intermediates
+local members, place, first_attempts = {}, -1, 0
+local fields = {'state', 'microbatch', 'deadline', 'head', 'attempt', 'cancel'}
+if stage == 'preprocess' then fields[7] = 'input' end    -- the later stages get intermediates
 for id in string.gmatch(batch[9], '%S+') do
   place = place + 1
   local job = call('HMGET', P .. 'job:' .. id, unpack(fields))
   if job[1] == 'queued' and job[2] == number then
-    if tonumber(job[3]) <= NOW then
+    if job[6] or tonumber(job[3]) <= NOW then
       finish(id, 'expire', nil, 'deadline-passed', stage)
     else
-      members[#members + 1] = {place, id, job[4], tonumber(job[5] or 1), job[6] or ''}
+      members[#members + 1] = {place, id, job[4], tonumber(job[5] or 1), job[7] or ''}
+      if not job[5] then first_attempts = first_attempts + 1 end
     end
   end
 end
@@ -41,6 +44,12 @@ announce()
 if #members == 0 then
   close(number, line)
   return {'empty', fill(pool_of(line), {}), ended}
+end
+if first_attempts > 0 and stage == 'preprocess' then
+  local version = string.match(line, '^[^/]+/[^/]+/(.+)$')
+  if call('HEXISTS', P .. 'retry-turns', version) == 1 then
+    call('HINCRBY', P .. 'retry-turns', version, -RETRY_CREDIT_MS * first_attempts)
+  end
 end
 local epoch = call('HINCRBY', key, 'epoch', 1)
 call('HSET', key, 'lease', NOW + lease, 'granted', lease, 'holder', holder)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jobs import commands
-from jobs.commands import Committed, Ended, Handover, MicroBatch, Outcome, Swept, Taken, View
+from jobs.commands import Beaten, Committed, Ended, Handover, MicroBatch, Outcome, Swept, Taken, View
 from jobs.records import SCHEMA, STAGES, Head, Job, Lane, StageName
+from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
 
@@ -17,6 +18,7 @@ LEASE_MS = 6_000
 SWEEPER_LEASE_MS = 3_000
 WINDOW = 4
 """Micro-batches that the broker holds in these tests: one for each slot of a worker that never dies."""
+FLOW = Flow.of(read_settings())
 DOCUMENT = b'{"status":"completed"}'
 
 
@@ -36,10 +38,13 @@ class House:
         bytes_max: int = 8_000_000,
         slice_us: int = 50_000,
         retention_ms: int = 3_600_000,
+        dead_letter_retention_ms: int = 7_200_000,
+        dead_letters_max: int = 1_000,
     ) -> None:
         """Set what bounds micro-batches and retention."""
-        flow = Flow((1, jobs_max, bytes_max, slice_us, retention_ms))
-        self.store = JobStore(self.client, NAMESPACE, flow)
+        given = {"jobs_max": jobs_max, "bytes_max": bytes_max, "slice_us": slice_us, "retention_ms": retention_ms}
+        letters = {"dead_letter_retention_ms": dead_letter_retention_ms, "dead_letters_max": dead_letters_max}
+        self.store = JobStore(self.client, NAMESPACE, FLOW._replace(**given, **letters))
 
     def key(self, name: str) -> str:
         return f"{NAMESPACE}:{name}"
@@ -109,6 +114,19 @@ class House:
         following = STAGES[STAGES.index(taken.stage) + 1]
         handover = Handover(following, going_on, b"reference", b"stages", cost_us)
         return self.store.run(commands.commit(taken, handover, outcomes))
+
+    def release(
+        self, taken: Taken, how: Literal["unharmed", "failed"] = "unharmed", code: str = "internal"
+    ) -> list[MicroBatch]:
+        """Give a micro-batch back; what is to be published."""
+        return self.store.run(commands.release(taken, how, code)).publish
+
+    def beat(
+        self, holder: str, held: Sequence[tuple[str, int]] = (), *, slots: int = 0, lease_ms: int = LEASE_MS
+    ) -> Beaten:
+        """A worker's sign of life."""
+        pools = {POOL: slots} if slots else {}
+        return self.store.run(commands.beat(holder, b"{}", lease_ms, pools, held))
 
     def end(self, taken: Taken, outcomes: Sequence[Outcome] | None = None) -> Committed:
         """Commit a last stage; every member is completed unless ``outcomes`` say otherwise."""

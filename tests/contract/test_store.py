@@ -18,17 +18,20 @@ from jobs.errors import StoreUnavailableError
 from jobs.ids import KeyRing, TaskIds
 from jobs.records import LANES, STAGES
 from jobs.states import Event
-from jobs.store import AsyncJobStore, Flow, JobStore, digest, source
+from jobs.store import AsyncJobStore, JobStore, digest, source
 from penstock import embedded
-from tests.contract.house import DOCUMENT, LEASE_MS, NAMESPACE, POOL, WINDOW, House, ids
+from tests.contract.house import DOCUMENT, FLOW, LEASE_MS, NAMESPACE, POOL, WINDOW, House, ids
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
 T = TypeVar("T")
 
 PROGRAMS = [found for found in (shutil.which("redis-server"), embedded._bundled_server()) if found]
-SCRIPTS = ("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish")
-KEPT = {"sequence", "pools", "seen", "cost:m/1", "workers", "workers-seen", "slots:default"}
+SCRIPTS = (
+    *("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish"),
+    *("cancel", "replay", "deadletters", "letters", "drop", "head"),
+)
+KEPT = {"sequence", "pools", "seen", "cost:m/1", "retry-turns", "workers", "workers-seen", "slots:default"}
 """Keys without a TTL that remain when all jobs have ended: counters and marks, their number bounded by models,
 pools and workers. ``live``, ``line``, ``lines``, ``deadlines``, ``retries`` and ``suspects`` vanish when empty."""
 
@@ -163,7 +166,7 @@ def test_a_zombie_s_commit_is_refused_once_another_holds_the_lease(house: House)
 
 def test_a_stale_epoch_is_refused_for_the_same_micro_batch(house: House) -> None:
     task_id, stale = _processing(house)
-    (again,) = house.store.run(commands.release(stale))
+    (again,) = house.release(stale)
     fresh = house.take(again, "another")
 
     assert fresh.epoch == stale.epoch + 1
@@ -185,7 +188,7 @@ def test_what_is_released_starts_again_at_preprocess_and_voids_the_old_message(h
     house.hand_on(house.take(microbatch))
     taken = house.take(microbatch, stage="inference")
 
-    (again,) = house.store.run(commands.release(taken))
+    (again,) = house.release(taken)
 
     assert (again.number, again.stage) == (microbatch.number, "preprocess")
     assert house.take(microbatch, stage="inference").verdict == "superseded"
@@ -194,10 +197,10 @@ def test_what_is_released_starts_again_at_preprocess_and_voids_the_old_message(h
 
 def test_whoever_released_a_micro_batch_cannot_commit_it_any_more(house: House) -> None:
     task_id, taken = _processing(house)
-    house.store.run(commands.release(taken))
+    house.release(taken)
 
     assert not house.end(taken).held
-    assert house.store.run(commands.release(taken)) == []
+    assert house.release(taken) == []
     assert house.view(task_id).state != "completed"
 
 
@@ -205,7 +208,7 @@ def test_nothing_is_released_by_whoever_has_lost_the_lease(house: House) -> None
     _, taken = _processing(house)
     house.hand_on(taken)
 
-    assert house.store.run(commands.release(taken)) == []
+    assert house.release(taken) == []
 
 
 def test_a_sign_of_life_extends_leases_and_names_those_that_are_lost(house: House) -> None:
@@ -214,9 +217,10 @@ def test_a_sign_of_life_extends_leases_and_names_those_that_are_lost(house: Hous
     before = int(house.client.hget(key, "lease"))
 
     held = [(taken.number, taken.epoch), ("4711", 1), (taken.number, taken.epoch + 1)]
-    lost = house.store.run(commands.beat("worker", b"{}", 10 * LEASE_MS, {}, held))
+    beaten = house.beat("worker", held, lease_ms=10 * LEASE_MS)
 
-    assert lost == ["4711", taken.number]
+    assert beaten.lost == ["4711", taken.number]
+    assert abs(beaten.now_ms - house.now_ms) < 1_000
     assert int(house.client.hget(key, "lease")) > before
     assert house.client.zscore(house.key(f"live:{POOL}"), taken.number) == float(house.client.hget(key, "lease"))
 
@@ -224,9 +228,7 @@ def test_a_sign_of_life_extends_leases_and_names_those_that_are_lost(house: Hous
 def test_another_worker_s_sign_of_life_does_not_extend_a_lease(house: House) -> None:
     _, taken = _processing(house)
 
-    assert house.store.run(commands.beat("another", b"{}", LEASE_MS, {}, [(taken.number, taken.epoch)])) == [
-        taken.number
-    ]
+    assert house.beat("another", [(taken.number, taken.epoch)]).lost == [taken.number]
 
 
 # --- Natural batching, lines and lanes ---
@@ -280,8 +282,8 @@ def test_a_job_leaves_at_once_before_any_worker_is_known(house: House) -> None:
 
 
 def test_slots_of_workers_widen_the_window_until_they_leave(house: House) -> None:
-    house.store.run(commands.beat("one", b"{}", LEASE_MS, {POOL: 1}, []))
-    house.store.run(commands.beat("two", b"{}", LEASE_MS, {POOL: 2}, []))
+    house.beat("one", slots=1)
+    house.beat("two", slots=2)
     assert [len(house.submit(house.job())) for _ in range(WINDOW + 4)] == [1] * (WINDOW + 3) + [0]
 
     house.store.run(commands.leave("two"))
@@ -293,7 +295,7 @@ def test_slots_of_workers_widen_the_window_until_they_leave(house: House) -> Non
 
 
 def test_slots_of_a_worker_that_is_no_longer_seen_do_not_count(house: House) -> None:
-    house.store.run(commands.beat("dead", b"{}", LEASE_MS, {POOL: 3}, []))
+    house.beat("dead", slots=3)
     house.client.zadd(house.key("workers-seen"), {"dead": house.now_ms - 15_001})
 
     house.sweep()
@@ -595,7 +597,7 @@ def test_a_suspect_is_not_charged_while_the_holder_of_its_lease_lives(house: Hou
     for _ in range(3):
         (suspect,) = house.sweep().publish
         house.lease_runs_out(house.take(suspect, "alive").number)
-        house.store.run(commands.beat("alive", b"{}", LEASE_MS, {}, []))
+        house.beat("alive")
 
     house.sweep()
 
@@ -830,13 +832,14 @@ def test_every_ended_job_has_a_ttl(house: House) -> None:
     house.deadline_passes(expired)
     house.sweep()
 
-    for task_id in (completed, failed, expired):
+    for task_id in (completed, expired):
         assert 0 < house.client.pttl(house.key(f"job:{task_id}")) <= 3_600_000
+    assert 3_600_000 < house.client.pttl(house.key(f"job:{failed}")) <= 7_200_000  # a dead letter
 
 
 def test_after_retention_only_what_is_allowed_remains(house: House) -> None:
-    house.bound(retention_ms=1)
-    house.store.run(commands.beat("worker", b"{}", LEASE_MS, {POOL: 1}, []))
+    house.bound(retention_ms=1, dead_letter_retention_ms=1)
+    house.beat("worker", slots=1)
     (microbatch,) = house.submit(*(house.job() for _ in range(4)))
     completed, failed, again, late = house.members(microbatch)
     house.deadline_passes(late)
@@ -850,6 +853,8 @@ def test_after_retention_only_what_is_allowed_remains(house: House) -> None:
     for made in house.sweep().publish:
         assert house.members(made) in ([completed], [again])
         house.finish(made)
+    wait_until(lambda: not house.client.exists(house.key(f"job:{failed}")), 5.0, "the dead letter is too old")
+    house.sweep()
     house.client.delete(house.key("sweeper"))
 
     def left() -> set[str]:
@@ -880,7 +885,7 @@ def test_ids_of_ended_jobs_are_published_on_the_channel(house: House) -> None:
 
 def test_the_keys_of_two_namespaces_do_not_meet(house: House) -> None:
     task_id, _ = house.submit_one()
-    other = JobStore(house.client, "other", Flow((1, 64, 1_000, 50_000, 1_000)))
+    other = JobStore(house.client, "other", FLOW)
 
     assert other.run(commands.read([task_id])) == [None]
 
@@ -893,7 +898,7 @@ def test_scripts_that_the_server_lost_are_given_again(house: House) -> None:
     house.client.script_flush()
 
     assert house.view(task_id).state == "queued"
-    assert house.client.script_exists(digest("read")) == [True]
+    assert house.client.script_exists(digest("read", house.store._flow)) == [True]
 
 
 def _as_gateway(server: RedisServer, scenario: Callable[[AsyncJobStore], Awaitable[T]], timeout_s: float = 5.0) -> T:
@@ -901,7 +906,7 @@ def _as_gateway(server: RedisServer, scenario: Callable[[AsyncJobStore], Awaitab
 
     async def main() -> T:
         pool = async_redis_client(server.url, None, connect_timeout_s=timeout_s).connection_pool
-        store = AsyncJobStore(pool, NAMESPACE, Flow((1, 64, 1_000, 50_000, 1_000)), timeout_s)
+        store = AsyncJobStore(pool, NAMESPACE, FLOW, timeout_s)
         try:
             return await scenario(store)
         finally:
@@ -972,8 +977,8 @@ def test_a_store_that_hangs_is_given_up_in_time_and_good_again_after(server: Red
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_ends_jobs_in_the_words_of_the_table(script: str) -> None:
-    assert source(script).startswith("local ENDS = {")
-    assert "expire = 'expired'" in source(script).splitlines()[0]
+    assert source(script, FLOW).startswith("local ENDS = {")
+    assert "expire = 'expired'" in source(script, FLOW).splitlines()[0]
 
 
 def test_the_list_of_scripts_is_whole() -> None:
@@ -1001,4 +1006,4 @@ def test_a_server_that_is_away_leaves_the_fate_unknown(tmp_path: Path) -> None:
         client = redis_client(gone.url, 1.0)
         gone.kill()
     with client, pytest.raises(StoreUnavailableError):
-        JobStore(client, NAMESPACE, Flow((1, 64, 1_000, 50_000, 1_000))).run(commands.read(["a"]))
+        JobStore(client, NAMESPACE, FLOW).run(commands.read(["a"]))

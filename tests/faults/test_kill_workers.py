@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jobs.store import digest
 from tests.end_to_end.reference import inputs, outputs
 from tests.servers import LOOPBACK
 from tests.system import Role, System
@@ -48,7 +47,6 @@ class Executions:
         port = int(system.store.url.rsplit(":", 1)[1].split("/")[0])
         self._connection = socket.create_connection((LOOPBACK, port))
         self._connection.sendall(b"MONITOR\r\n")
-        self._commit = digest("commit").encode()
         self._thread = threading.Thread(target=self._count)
         self.jobs = 0
 
@@ -65,11 +63,10 @@ class Executions:
     def _count(self) -> None:
         with self._connection.makefile("rb") as lines:
             for line in lines:
-                if self._commit in line[:160]:
-                    # EVALSHA sha 1 prefix, five bounds, number epoch stage following reference stages cost ids...
-                    words = _WORD.findall(line)[3:]
-                    if words[8] == b"inference":
-                        self.jobs += len(words[13].split())
+                # EVALSHA sha 1 prefix, then of a commit: number epoch stage following reference stages cost ids...
+                words = _WORD.findall(line)[4:]
+                if words[2:4] == [b"inference", b"postprocess"]:
+                    self.jobs += len(words[7].split())
 
 
 def _system(kind: str, folder: Path, **environment: str) -> System:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from inference.engine import Engine
-from inference.session import Session
+from inference.session import Halt, Session
 from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
 from jobs.models import InferenceConfig, ModelConfig, ModelRecord, TensorSpec
 from jobs.tensors import DTYPES, Tensors, rows_of
@@ -38,10 +38,10 @@ class Bench:
         self.engine.warm(self.record)
         inner = Session.run
 
-        def run(session: Session, feeds: Tensors) -> Tensors:
+        def run(session: Session, feeds: Tensors, halt: Halt | None = None) -> Tensors:
             self.calls.append(rows_of(feeds))
             fail(feeds)
-            return inner(session, feeds)
+            return inner(session, feeds, halt)
 
         monkeypatch.setattr(Session, "run", run)
 

@@ -75,8 +75,8 @@ def test_the_hot_routes_have_the_schemas_of_their_types(document: dict[str, Any]
     schemas = document["components"]["schemas"]
 
     assert body["application/json"]["schema"] == {"$ref": "#/components/schemas/Submit"}
-    assert set(schemas["Submit"]["properties"]) == {"version", "ttl_s", "lane", "input"}
-    assert set(schemas["SubmitTo"]["properties"]) == {"version", "ttl_s", "lane", "input", "model"}
+    assert set(schemas["Submit"]["properties"]) == {"version", "ttl_s", "lane", "retry", "input"}
+    assert set(schemas["SubmitTo"]["properties"]) == {"version", "ttl_s", "lane", "retry", "input", "model"}
     assert schemas["Submit"]["additionalProperties"] is False
     assert {"task_id", "status", "links"} <= set(schemas["Accepted"]["required"])
     assert {"Pending", "Document", "Problem"} <= set(schemas)

@@ -42,7 +42,7 @@ def test_a_queued_job_is_told_with_when_to_ask_again() -> None:
         "queued_at": "2026-11-18T11:06:40.000Z",
         "deadline_at": "2026-11-18T11:07:40.000Z",
         "retry_after_s": 0.05,
-        "links": {"self": "/result/id"},
+        "links": {"self": "/result/id", "cancel": "/result/id/cancel"},
     }
 
 

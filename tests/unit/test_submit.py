@@ -187,15 +187,15 @@ def test_an_unknown_field_is_pointed_at_and_the_known_ones_are_named() -> None:
     refused = _refused(InvalidInputError, _with('"ttl": 5'))
 
     assert refused.pointer == "/ttl"
-    assert refused.detail.endswith("known are version, ttl_s, lane, input.")
+    assert refused.detail.endswith("known are version, ttl_s, lane, retry, input.")
 
 
 def test_the_known_fields_are_those_of_the_place() -> None:
     to = _refused(InvalidInputError, {"model": "m", "input": [1], "x": 1}, None)
     query = _refused(InvalidInputError, bytes(12), media_type=OCTETS, query="input=1")
 
-    assert to.detail.endswith("known are version, ttl_s, lane, input, model.")
-    assert query.detail.endswith("known are version, ttl_s, lane.")
+    assert to.detail.endswith("known are version, ttl_s, lane, retry, input, model.")
+    assert query.detail.endswith("known are version, ttl_s, lane, retry.attempts_max.")
 
 
 def test_a_pointer_is_escaped_as_rfc_6901_has_it() -> None:
