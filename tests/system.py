@@ -265,6 +265,9 @@ class System:
             if self.rabbit._process is None:
                 self.rabbit.start()
             self.rabbit.send(signal.SIGCONT)
+        for role in self.roles:
+            if role.running:
+                role.send(signal.SIGCONT)
         self.redis.delete(f"{self.namespace}:api-keys")
         copy_models(self.models)
         self.start_roles()
