@@ -197,7 +197,7 @@ class System:
         if self.rabbit is not None:
             self.rabbit.start()
         environment = self.environment()
-        self.gateway = Role(self.folder / "gateway", _gateway(self.port), environment)
+        self.gateway = Role(self.folder / "gateway", gateway_command(self.port), environment)
         self.workers = [
             Role(self.folder / f"worker-{n}", _worker(f"{self.namespace}-{n}"), environment)
             for n in range(self._count)
@@ -255,11 +255,15 @@ class System:
             if self.rabbit._process is None:
                 self.rabbit.start()
             self.rabbit.send(signal.SIGCONT)
-        self.redis.delete(f"{self.namespace}:api-keys")
+        self.forget_keys()
         copy_models(self.models)
         self.start_roles()
         wait_until(lambda: self.redis.zcard(f"{self.namespace}:deadlines") == 0, END_S, "every job has ended")
         return self
+
+    def forget_keys(self) -> None:
+        """Forget every API key: loopback is served without one again."""
+        self.redis.delete(f"{self.namespace}:api-keys")
 
     def close(self) -> None:
         """End everything."""
@@ -406,7 +410,8 @@ def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
                 report.sections += value.logs()
 
 
-def _gateway(port: int) -> list[str]:
+def gateway_command(port: int) -> list[str]:
+    """A gateway on a port of its own."""
     options = ["--host", LOOPBACK, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     return [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", *options]
 

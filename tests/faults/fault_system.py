@@ -1,0 +1,101 @@
+"""A system that is broken on purpose: two tenants, roles armed with faults, gateways beside the first."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from jobs import apikeys
+from jobs.settings import Settings
+from penstock.ports import free_port
+from tests.servers import LOOPBACK
+from tests.system import START_S, Role, System, gateway_command
+from tests.waiting import wait_until
+
+BROKERS = ("redis", "rabbitmq")
+TENANTS = ("alpha", "beta")
+WORKERS = 2
+
+
+class FaultSystem(System):
+    """Two workers with the lease that users get; ``keys`` holds an Authorization header for each tenant."""
+
+    def __init__(self, kind: str, folder: Path, *, workers: int = WORKERS, **environment: str) -> None:
+        defaults = {"PENSTOCK_LEASE_S": f"{Settings.model_fields['lease_s'].default:g}"}
+        super().__init__(kind, folder, workers=workers, **(defaults | environment))
+        self.keys: dict[str, str] = {}
+        self.more_gateways: list[tuple[str, Role]] = []
+        self._armed: dict[int, Role] = {}
+
+    @property
+    def urls(self) -> list[str]:
+        """Where gateways listen."""
+        return [self.url, *(url for url, _ in self.more_gateways)]
+
+    def start(self) -> Self:
+        """Start everything, then make a key for each tenant and wait until the gateway knows both."""
+        super().start()
+        for tenant in TENANTS:
+            key = apikeys.add(self.redis, self.namespace, name=tenant, tenant=tenant, role="user")
+            self.keys[tenant] = f"Bearer {key}"
+        self.client.headers["Authorization"] = self.keys[TENANTS[0]]
+        self.wait_ready()
+        wait_until(lambda: not self._serves_anybody(), START_S, "the gateway asks for a key")
+        return self
+
+    def arm(self, role: Role, faults: str) -> Role:
+        """Start ``role`` anew with faults in its environment; wait for it with `wait_ready`."""
+        role.stop()
+        role.start(PENSTOCK_FAULTS=faults)
+        self._armed[role.pid] = role
+        return role
+
+    def add_gateway(self) -> tuple[str, Role]:
+        """Start one more gateway, until the system is mended; its URL, and the process."""
+        port = free_port(LOOPBACK)
+        role = Role(self.folder / f"gateway-{port}", gateway_command(port), self.environment()).start()
+        url = f"http://{LOOPBACK}:{port}"
+        self.more_gateways.append((url, role))
+        wait_until(partial(self.is_ready_at, url), START_S, "the other gateway is ready")
+        return url, role
+
+    def is_ready_at(self, url: str) -> bool:
+        """Whether a gateway is ready and knows our keys."""
+        with contextlib.suppress(httpx.TransportError), httpx.Client(base_url=url, timeout=5.0) as client:
+            ready = client.get("/readyz").status_code == 200
+            models = client.get("/models", headers=dict(self.client.headers))
+            return ready and models.status_code == 200 and bool(models.json()["models"])
+        return False
+
+    def mend(self) -> Self:
+        """Make whole what a case broke: clean processes, one gateway, no job left."""
+        for _, role in self.more_gateways:
+            role.kill()
+        self.more_gateways.clear()
+        for role in self.roles:
+            if role.running and role.pid in self._armed:
+                role.kill()
+            elif role.running:
+                role.send(signal.SIGCONT)
+        self._armed.clear()
+        super().mend()
+        return self
+
+    def forget_keys(self) -> None:
+        """Keep the tenants' keys from case to case."""
+
+    def _serves_anybody(self) -> bool:
+        with httpx.Client(base_url=self.url) as client:
+            return client.get("/models").status_code != 401
+
+
+def flower_command(port: int) -> list[str]:
+    """Flower on a port of its own."""
+    options = [f"--port={port}", f"--address={LOOPBACK}"]
+    return [sys.executable, "-m", "celery", "-A", "tasks.worker", "flower", *options]
