@@ -38,6 +38,12 @@ class FaultSystem(System):
         """Where gateways listen."""
         return [self.url, *(url for url, _ in self.more_gateways)]
 
+    @property
+    def in_flight_max(self) -> int:
+        """Most jobs that one worker holds at once."""
+        slots = int(self.environment()["PENSTOCK_WORKER_THREADS"])
+        return slots * int(Settings.model_fields["microbatch_jobs_max"].default)
+
     def start(self) -> Self:
         """Start everything, then make a key for each tenant and wait until the gateway knows both."""
         super().start()
