@@ -42,7 +42,7 @@ class Case:
         self._workloads: list[Workload] = []
         self._faults: list[float] = []
         self._over_at = 0.0
-        self._checker = Checker(system, self._known, self.endings, self.executions)
+        self._ended_at: dict[str, float] = {}
         self._stack = ExitStack()
         self._began_at = time.monotonic()
 
@@ -86,7 +86,9 @@ class Case:
     def measure(self, settle_s: float = SETTLE_S) -> Tally:
         """Wait until all is settled and judge it, asserting nothing."""
         ends = [workload.ended_at for workload in self._workloads]
-        self.tally = self._checker.judge(self._workloads, max([self._over_at, *self._faults, *ends]), settle_s)
+        checker = Checker(self.system, self._known, self.endings, self.executions)
+        self.tally = checker.judge(self._workloads, max([self._over_at, *self._faults, *ends]), settle_s)
+        self._ended_at = checker.ended_at
         return self.tally
 
     def check(self, number: float | None = None) -> Tally:
@@ -114,7 +116,5 @@ class Case:
 
     def _recovery_s(self, mark: float) -> float:
         sent = {each.task_id: each.sent_at for load in self._workloads for each in load.accepted()}
-        affected = [
-            ended for task_id, ended in self._checker.ended_at.items() if sent.get(task_id, 0.0) <= mark < ended
-        ]
+        affected = [ended for task_id, ended in self._ended_at.items() if sent.get(task_id, 0.0) <= mark < ended]
         return max(affected, default=mark) - mark

@@ -25,7 +25,12 @@ SETTLE_S: Final = 30.0
 POLLERS: Final = 16
 EXAMPLES: Final = 12
 CLOSE: Final = 1e-5
-ENDINGS: Final = {"good": {"completed"}, "bad": {"failed"}, "cancel": {"cancelled", "completed"}}
+ENDINGS: Final = {
+    "good": {"completed"},
+    "bad": {"failed"},
+    "cancel": {"cancelled", "completed"},
+    "poison": {"failed"},
+}
 
 
 @dataclass

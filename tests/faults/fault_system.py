@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -16,11 +18,13 @@ from jobs.settings import Settings
 from penstock.ports import free_port
 from tests.servers import LOOPBACK
 from tests.system import START_S, Role, System, gateway_command
-from tests.waiting import wait_until
+from tests.waiting import STEP_S, wait_until
 
 BROKERS = ("redis", "rabbitmq")
 TENANTS = ("alpha", "beta")
 WORKERS = 2
+RESTART_S = 1.0
+"""How long whoever supervises a process waits before it starts it again."""
 
 
 class FaultSystem(System):
@@ -58,9 +62,7 @@ class FaultSystem(System):
     def arm(self, role: Role, faults: str) -> Role:
         """Start ``role`` anew with faults in its environment; wait for it with `wait_ready`."""
         role.stop()
-        role.start(PENSTOCK_FAULTS=faults)
-        self._armed[role.pid] = role
-        return role
+        return self._start(role, faults)
 
     def add_gateway(self) -> tuple[str, Role]:
         """Start one more gateway, until the system is mended; its URL, and the process."""
@@ -79,6 +81,29 @@ class FaultSystem(System):
             return ready and models.status_code == 200 and bool(models.json()["models"])
         return False
 
+    def supervise(self, done: Callable[[], object], timeout_s: float, faults: str = "") -> list[float]:
+        """Start each role that dies again after a second, with ``faults``, until ``done()``; when they died.
+
+        From the main thread: the kernel ends a child with the thread that started it.
+        """
+        died: list[float] = []
+        due: dict[Role, float] = {}
+        give_up_at = time.monotonic() + timeout_s
+        while not done():
+            now = time.monotonic()
+            assert now < give_up_at, f"not within {timeout_s:g} s under supervision"
+            for role in self.roles:
+                if role.running:
+                    continue
+                if role not in due:
+                    due[role] = now + RESTART_S
+                    died.append(now)
+                elif now >= due[role]:
+                    del due[role]
+                    self._start(role, faults if role in self.workers else "")
+            time.sleep(STEP_S)
+        return died
+
     def mend(self) -> Self:
         """Make whole what a case broke: clean processes, one gateway, no job left."""
         for _, role in self.more_gateways:
@@ -95,6 +120,12 @@ class FaultSystem(System):
 
     def forget_keys(self) -> None:
         """Keep the tenants' keys from case to case."""
+
+    def _start(self, role: Role, faults: str) -> Role:
+        role.start(PENSTOCK_FAULTS=faults)
+        if faults:
+            self._armed[role.pid] = role
+        return role
 
     def _serves_anybody(self) -> bool:
         with httpx.Client(base_url=self.url) as client:

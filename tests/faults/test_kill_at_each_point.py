@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from jobs.records import STAGES
 from tests.faults.case import Case, claim
+from tests.system import END_S
 from tests.waiting import wait_until
 
 DEATH_S = 20.0
-RESTART_S = 1.0
 POINTS = {
     "received": "on receipt, before the lease",
     "taken": "with the lease, before the run",
@@ -38,11 +36,10 @@ def test_jobs_of_a_worker_killed_at_a_point_run_again_and_end_once(case: Case, p
     worker = case.system.workers[0]
     case.system.arm(worker, f"{point}=kill?nth:3")
     case.system.wait_ready()
-    with case.workload():
+    with case.workload() as workload:
         wait_until(lambda: not worker.running, DEATH_S, "the worker dies")
-        died_at = case.fault()
-        wait_until(lambda: time.monotonic() > died_at + RESTART_S, DEATH_S, "a supervisor has waited")
-        worker.start()
+        case.fault()
+        case.system.supervise(lambda: not workload.running, END_S)
     tally = case.check()
     assert tally.executions is not None
     assert tally.executions <= tally.completed + case.system.in_flight_max

@@ -16,12 +16,13 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.faults import POISON
 from tests.end_to_end.reference import inputs
 from tests.faults.client import Answer, Client
 from tests.faults.fault_system import TENANTS, FaultSystem
 from tests.system import ROOT
 
-Kind = Literal["good", "bad", "cancel"]
+Kind = Literal["good", "bad", "cancel", "poison"]
 
 RATE: Final = 50.0
 EVERY: Final = 20
@@ -61,7 +62,10 @@ class Submit:
 
 
 class Workload:
-    """Submits ``jobs`` from a thread of its own; `join` waits for the last answer."""
+    """Submits ``jobs`` from a thread of its own; `join` waits for the last answer.
+
+    Not ``mixed``, all are good. The input of job ``poison`` is what the condition ``poison`` of a fault looks for.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Workload:
         *,
         rate: float = RATE,
         mixed: bool = True,
+        poison: int | None = None,
         keepalive: bool = True,
         urls: list[str] | None = None,
     ) -> None:
@@ -78,6 +83,9 @@ class Workload:
             Submit(number, _kind(number) if mixed else "good", TENANTS[number % len(TENANTS)])
             for number in range(jobs)
         ]
+        if poison is not None:
+            self.submits[poison].kind = "poison"
+            self.rows[poison, 0] = POISON
         self.probes: list[Answer] = []
         """Answers of /livez, ten a second while it runs."""
         self._rate = rate
@@ -100,6 +108,10 @@ class Workload:
     def accepted(self) -> list[Submit]:
         """Those that got a 202."""
         return [each for each in list(self.submits) if each.task_id]
+
+    def accepted_ids(self) -> set[str]:
+        """Their task ids."""
+        return {each.task_id for each in self.accepted()}
 
     def start(self) -> Self:
         """Begin to submit."""
