@@ -40,7 +40,8 @@ class Case:
         """More figures for the result file."""
         self._known = task_ids(system)
         self._workloads: list[Workload] = []
-        self._faults: list[float] = []
+        self.faults: list[float] = []
+        """Monotonic instants of the faults so far."""
         self._over_at = 0.0
         self._ended_at: dict[str, float] = {}
         self._stack = ExitStack()
@@ -66,8 +67,8 @@ class Case:
 
     def fault(self) -> float:
         """Mark this instant: recovery counts from here."""
-        self._faults.append(time.monotonic())
-        return self._faults[-1]
+        self.faults.append(time.monotonic())
+        return self.faults[-1]
 
     def over(self) -> float:
         """Mark the end of an outage: what counts is how long the system takes from here."""
@@ -79,7 +80,7 @@ class Case:
 
         Of an outage: the longest that any job which was accepted before its end took after its end.
         """
-        marks = [self._over_at] if self._over_at else self._faults
+        marks = [self._over_at] if self._over_at else self.faults
         taken = [self._recovery_s(mark) for mark in marks]
         return round(max(taken), 2) if taken else None
 
@@ -87,7 +88,7 @@ class Case:
         """Wait until all is settled and judge it, asserting nothing."""
         ends = [workload.ended_at for workload in self._workloads]
         checker = Checker(self.system, self._known, self.endings, self.executions)
-        self.tally = checker.judge(self._workloads, max([self._over_at, *self._faults, *ends]), settle_s)
+        self.tally = checker.judge(self._workloads, max([self._over_at, *self.faults, *ends]), settle_s)
         self._ended_at = checker.ended_at
         return self.tally
 

@@ -31,6 +31,7 @@ ENDINGS: Final = {
     "cancel": {"cancelled", "completed"},
     "poison": {"failed"},
 }
+CANCEL_ENDINGS: Final = {200: {"cancelled"}, 202: {"cancelled"}, 409: {"completed"}}
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Tally:
     accepted: int = 0
     unknown: int = 0
     """Submits that got no answer, though they may have been taken."""
+    silence: dict[str, int] = field(default_factory=dict)
+    """What the transport said of them."""
     orphans: int = 0
     """Jobs in the store whose submit got no answer."""
     refused: dict[str, int] = field(default_factory=dict)
@@ -122,7 +125,9 @@ class Checker:
         tally = self.tally
         tally.submitted += len(workload.submits)
         tally.accepted += len(workload.accepted())
-        tally.unknown += sum(submit.is_unknown for submit in workload.submits)
+        silent = Counter(_word(submit.answer) for submit in workload.submits if submit.is_unknown)
+        tally.unknown += silent.total()
+        tally.silence = dict(Counter(tally.silence) + silent)
         refused = Counter(_word(submit.answer) for submit in workload.submits if _is_refusal(submit))
         tally.refused = dict(Counter(tally.refused) + refused)
         for answer in workload.answers:
@@ -194,10 +199,9 @@ def task_ids(system: FaultSystem) -> set[str]:
 
 
 def _endings(submit: Submit) -> set[str]:
-    """How this job may end."""
-    if submit.cancel is not None and submit.cancel.status == 200:
-        return {"cancelled"}
-    return ENDINGS[submit.kind]
+    """How this job may end; what a cancel was answered is a promise."""
+    said = submit.cancel.status if submit.cancel is not None else 0
+    return CANCEL_ENDINGS.get(said, ENDINGS[submit.kind])
 
 
 def _is_right(document: dict[str, Any], expected: NDArray[np.float32]) -> bool:

@@ -11,6 +11,8 @@ from typing import Any, Self
 import httpx
 
 TIMEOUT_S = 30.0
+KEPT_S = 2.0
+"""How long an idle connection is kept: less than the gateway keeps it, else a request races its end."""
 NO_ANSWER = 0
 """In place of a status: the connection was refused, reset, or silent for too long."""
 
@@ -42,7 +44,8 @@ class Client:
     """Asks gateways in turn until one takes the connection; a request that was sent is not sent again."""
 
     def __init__(self, urls: Sequence[str], *, keepalive: bool = True) -> None:
-        limits = httpx.Limits(max_connections=200, max_keepalive_connections=None if keepalive else 0)
+        kept = None if keepalive else 0
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=kept, keepalive_expiry=KEPT_S)
         self._http = httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, verify=False)  # noqa: S501 -- no TLS here
         self._urls = list(urls)
         self.answers: list[Answer] = []

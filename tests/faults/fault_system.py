@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -23,6 +23,7 @@ from tests.waiting import STEP_S, wait_until
 BROKERS = ("redis", "rabbitmq")
 TENANTS = ("alpha", "beta")
 WORKERS = 2
+STUCK_S = 1.0
 RESTART_S = 1.0
 """How long whoever supervises a process waits before it starts it again."""
 
@@ -80,6 +81,27 @@ class FaultSystem(System):
             models = client.get("/models", headers=dict(self.client.headers))
             return ready and models.status_code == 200 and bool(models.json()["models"])
         return False
+
+    def held_by(self, worker: Role) -> set[str]:
+        """The micro-batches that a worker holds, as the store has it."""
+        mine, held = f":{worker.pid}:".encode(), set()
+        for key in self.redis.scan_iter(f"{self.namespace}:microbatch:*", 1000):
+            holder: Any = self.redis.hget(key, "holder")
+            if holder and mine in holder:
+                held.add(key.decode())
+        return held
+
+    def wait_stuck(self, worker: Role, timeout_s: float) -> None:
+        """Wait until a worker has held one micro-batch for a second."""
+        since: dict[str, float] = {}
+
+        def is_stuck() -> bool:
+            now = time.monotonic()
+            held = self.held_by(worker)
+            since.update(dict.fromkeys(held - since.keys(), now))
+            return any(now - since[each] > STUCK_S for each in held)
+
+        wait_until(is_stuck, timeout_s, "a worker is stuck")
 
     def supervise(self, done: Callable[[], object], timeout_s: float, faults: str = "") -> list[float]:
         """Start each role that dies again after a second, with ``faults``, until ``done()``; when they died.

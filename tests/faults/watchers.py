@@ -18,11 +18,12 @@ from typing import Any, Self
 import redis
 
 from jobs.connect import redis_client
-from jobs.store import digest
 from tests.servers import LOOPBACK
 from tests.system import System
 
 STEP_S = 0.2
+COMMIT = b' "inference" "postprocess" '
+IDS = 11
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 
@@ -86,7 +87,6 @@ class Executions:
         port = int(system.store.url.rsplit(":", 1)[1].split("/")[0])
         self._connection = socket.create_connection((LOOPBACK, port))
         self._connection.sendall(b"MONITOR\r\n")
-        self._commit = digest("commit").encode()
         self._thread = threading.Thread(target=self._count, name="executions")
         self._closing = False
         self.times: Counter[str] = Counter()
@@ -112,9 +112,7 @@ class Executions:
     def _count(self) -> None:
         with suppress(OSError), self._connection.makefile("rb") as lines:
             for line in lines:
-                if self._commit in line[:160]:
-                    # EVALSHA sha 1 prefix, five bounds, number epoch stage following reference stages cost ids...
-                    words = _WORD.findall(line)[3:]
-                    if words[8] == b"inference":
-                        self.times.update(words[13].decode().split())
+                if COMMIT in line:
+                    # EVALSHA sha 1 prefix number epoch stage following reference stages cost ids...
+                    self.times.update(_WORD.findall(line)[IDS].decode().split())
         self.whole = self._closing

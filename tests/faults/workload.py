@@ -28,7 +28,6 @@ RATE: Final = 50.0
 EVERY: Final = 20
 """One in so many jobs fails on purpose, and one is cancelled."""
 POLL_EVERY: Final = 5
-CANCELS: Final = False  # becomes True with the route
 REPEATS: Final = 0
 """One in ten repeats its request with the same Idempotency-Key, once the gateway knows that header."""
 PROBE_S: Final = 0.1
@@ -164,4 +163,4 @@ def _kind(number: int) -> Kind:
     place = number % EVERY
     if place == EVERY // 2:
         return "bad"
-    return "cancel" if CANCELS and place == EVERY - 1 else "good"
+    return "cancel" if place == EVERY - 1 else "good"
