@@ -78,6 +78,11 @@ class Role(Server):
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with, None while it runs or where it was killed by `kill`."""
+        return None if self._process is None else self._process.poll()
+
     def start(self, **environment: str) -> Self:
         """Start it; ``environment`` holds for this start."""
         log = self.folder / "stderr.log"
@@ -346,7 +351,7 @@ class System:
 
     def figures(self, *roles: Role) -> Figures:
         """What the processes' /metrics say, of all of them where none is named."""
-        urls = [f"{self.url}/metrics" if role is self.gateway else _metrics_url(role) for role in roles or self.roles]
+        urls = [f"{self.url}/metrics" if role is self.gateway else metrics_url(role) for role in roles or self.roles]
         return Figures([httpx.get(url, timeout=END_S).text for url in urls])
 
     # --- Its broker ---
@@ -421,7 +426,8 @@ def _worker(name: str) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "tasks.worker", "worker", *options]
 
 
-def _metrics_url(worker: Role) -> str:
+def metrics_url(worker: Role) -> str:
+    """Where a worker shows its figures."""
     said = worker.lines("metrics")[-1]
     return f"http://{said['host']}:{said['port']}/metrics"
 

@@ -47,6 +47,8 @@ class Tally:
     orphans: int = 0
     """Jobs in the store whose submit got no answer."""
     refused: dict[str, int] = field(default_factory=dict)
+    cancels: dict[str, int] = field(default_factory=dict)
+    """What cancels were answered."""
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -130,6 +132,8 @@ class Checker:
         tally.silence = dict(Counter(tally.silence) + silent)
         refused = Counter(_word(submit.answer) for submit in workload.submits if _is_refusal(submit))
         tally.refused = dict(Counter(tally.refused) + refused)
+        cancels = Counter(_word(submit.cancel) for submit in workload.submits if submit.cancel)
+        tally.cancels = dict(Counter(tally.cancels) + cancels)
         for answer in workload.answers:
             if answer.is_fault:
                 tally.blame("faulty_answers", f"{answer.what}: {answer.status} {answer.code}")

@@ -13,13 +13,15 @@ from tests.system import END_S, Role
 from tests.waiting import wait_until
 
 STOPPED_S = 60.0
+STOP = "inference.ran=stop?nth:3; inference.ran=hang:1?nth:3"
+"""A thread may run on for a moment after it has stopped its process: it is held up."""
 
 
 @pytest.mark.faults
 @claim("worker-stopped", "SIGSTOP a worker for 60 s, then SIGCONT", at_most=30.0)
 def test_the_jobs_of_a_stopped_worker_are_taken_over_and_its_late_write_is_refused(case: Case) -> None:
     zombie = case.system.workers[0]
-    case.system.arm(zombie, "inference.ran=stop?nth:3")
+    case.system.arm(zombie, STOP)
     case.system.wait_ready()
     with case.workload():
         wait_until(lambda: _is_stopped(zombie), END_S, "the worker stops between its run and its commit")
