@@ -40,7 +40,7 @@ def test_two_sweepers_run_nothing_more_than_once_too_often(case: Case) -> None:
 def test_a_sweeper_killed_in_the_middle_is_made_good_by_the_next(case: Case) -> None:
     system = case.system
     gateway, worker = system.gateway, system.workers[0]
-    system.arm(worker, "postprocess.run=kill?nth:3")
+    system.arm(worker, "postprocess.run=kill?nth:60")
     system.wait_ready()
     with case.workload() as workload:
         wait_until(lambda: not worker.running, END_S, "a worker dies, and leaves work to the sweeper")
