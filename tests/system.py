@@ -88,6 +88,11 @@ class Role(Server):
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with, None while it runs or where it was killed by `kill`."""
+        return None if self._process is None else self._process.poll()
+
     def start(self, **environment: str) -> Self:
         """Start it; ``environment`` holds for this start."""
         log = self.folder / "stderr.log"
@@ -207,7 +212,7 @@ class System:
         if self.rabbit is not None:
             self.rabbit.start()
         environment = self.environment()
-        self.gateway = Role(self.folder / "gateway", _gateway(self.port), environment)
+        self.gateway = Role(self.folder / "gateway", gateway_command(self.port), environment)
         self.workers = [
             Role(self.folder / f"worker-{n}", _worker(f"{self.namespace}-{n}"), environment)
             for n in range(self._count)
@@ -268,11 +273,15 @@ class System:
         for role in self.roles:
             if role.running:
                 role.send(signal.SIGCONT)
-        self.redis.delete(f"{self.namespace}:api-keys")
+        self.forget_keys()
         copy_models(self.models)
         self.start_roles()
         wait_until(lambda: self.redis.zcard(f"{self.namespace}:deadlines") == 0, END_S, "every job has ended")
         return self
+
+    def forget_keys(self) -> None:
+        """Forget every API key: loopback is served without one again."""
+        self.redis.delete(f"{self.namespace}:api-keys")
 
     def close(self) -> None:
         """End everything."""
@@ -355,7 +364,7 @@ class System:
 
     def figures(self, *roles: Role) -> Figures:
         """What the processes' /metrics say, of all of them where none is named."""
-        urls = [f"{self.url}/metrics" if role is self.gateway else _metrics_url(role) for role in roles or self.roles]
+        urls = [f"{self.url}/metrics" if role is self.gateway else metrics_url(role) for role in roles or self.roles]
         return Figures([httpx.get(url, timeout=END_S).text for url in urls])
 
     # --- Its broker ---
@@ -422,7 +431,8 @@ def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
                 report.sections += value.logs()
 
 
-def _gateway(port: int) -> list[str]:
+def gateway_command(port: int) -> list[str]:
+    """A gateway on a port of its own."""
     options = ["--host", LOOPBACK, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     return [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", *options]
 
@@ -432,7 +442,8 @@ def _worker(name: str) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "tasks.worker", "worker", *options]
 
 
-def _metrics_url(worker: Role) -> str:
+def metrics_url(worker: Role) -> str:
+    """Where a worker shows its figures."""
     said = worker.lines("metrics")[-1]
     return f"http://{said['host']}:{said['port']}/metrics"
 
