@@ -84,5 +84,5 @@ def _submits(workload: Workload) -> list[Answer]:
 
 
 def _is_prompt(case: Case, submit: Submit) -> bool:
-    ended_at = case._checker.ended_at.get(submit.task_id)
+    ended_at = case._ended_at.get(submit.task_id)
     return ended_at is not None and ended_at - submit.sent_at <= PROMPT_S
