@@ -34,6 +34,7 @@ from jobs.ids import KeyRing, TaskIds
 from penstock import embedded
 from penstock.child import tether
 from penstock.ports import free_port
+from tests.proxy import Routes
 from tests.servers import LOOPBACK, RabbitServer, RedisServer, Server
 from tests.unit import graphs
 from tests.waiting import wait_until
@@ -188,6 +189,7 @@ class System:
             else RedisServer(folder / "store")
         )
         self.rabbit = RabbitServer(folder / "rabbit") if kind == "rabbitmq" else None
+        self.routes: Routes | None = None
         self._environment = environment
         self._count = workers
         self.redis: redis.Redis = redis_client(self.store.url, 5.0)
@@ -203,6 +205,11 @@ class System:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def proxied(self) -> Self:
+        """Put a proxy on each way to store and broker, before it is started: ``routes``."""
+        self.routes = Routes(self.store.url, self.rabbit.url if self.rabbit else self.store.url)
+        return self
+
     # --- Its processes ---
 
     def start(self) -> Self:
@@ -211,10 +218,11 @@ class System:
         self.store.start()
         if self.rabbit is not None:
             self.rabbit.start()
+        gateway_way, workers_way = self._ways()
         environment = self.environment()
-        self.gateway = Role(self.folder / "gateway", gateway_command(self.port), environment)
+        self.gateway = Role(self.folder / "gateway", gateway_command(self.port), environment | gateway_way)
         self.workers = [
-            Role(self.folder / f"worker-{n}", _worker(f"{self.namespace}-{n}"), environment)
+            Role(self.folder / f"worker-{n}", _worker(f"{self.namespace}-{n}"), environment | workers_way)
             for n in range(self._count)
         ]
         self.start_roles()
@@ -234,6 +242,13 @@ class System:
             "C_FORCE_ROOT": "1",  # Celery warns a root user, in words that are not JSON
             **self._environment,
         }
+
+    def _ways(self) -> tuple[dict[str, str], dict[str, str]]:
+        """URLs of store and broker through the proxies, for the gateway and for the workers; none: as they are."""
+        if self.routes is None:
+            return {}, {}
+        self.routes.__enter__()
+        return self.routes.environment(self.routes.gateway), self.routes.environment(self.routes.workers)
 
     @property
     def roles(self) -> list[Role]:
@@ -263,6 +278,8 @@ class System:
 
     def mend(self) -> Self:
         """Make whole what a test may have broken, and wait until every job that it left has ended."""
+        for proxy in self.routes.all if self.routes else ():
+            proxy.normal()
         if self.store._process is None:
             self.store.start()
         self.store.send(signal.SIGCONT)
@@ -287,6 +304,8 @@ class System:
         """End everything."""
         if hasattr(self, "workers"):
             _stop(self.roles)
+        if self.routes is not None:
+            self.routes.__exit__()
         if self.rabbit is not None:
             self.rabbit.stop()
         self.redis.close()

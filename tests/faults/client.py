@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import msgspec
+
+from tests.faults.wire import Wire
 
 TIMEOUT_S = 30.0
-KEPT_S = 2.0
-"""How long an idle connection is kept: less than the gateway keeps it, else a request races its end."""
 NO_ANSWER = 0
 """In place of a status: the connection was refused, reset, or silent for too long."""
 
@@ -44,10 +45,7 @@ class Client:
     """Asks gateways in turn until one takes the connection; a request that was sent is not sent again."""
 
     def __init__(self, urls: Sequence[str], *, keepalive: bool = True) -> None:
-        kept = None if keepalive else 0
-        limits = httpx.Limits(max_connections=200, max_keepalive_connections=kept, keepalive_expiry=KEPT_S)
-        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, limits=limits, verify=False)  # noqa: S501 -- no TLS here
-        self._urls = list(urls)
+        self._wires = [Wire(url, keepalive=keepalive) for url in urls]
         self.answers: list[Answer] = []
 
     async def __aenter__(self) -> Self:
@@ -56,33 +54,48 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        for wire in self._wires:
+            await wire.close()
 
-    async def ask(self, what: str, method: str, path: str, **options: Any) -> Answer:
+    async def ask(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        json: Any = None,
+        content: bytes = b"",
+    ) -> Answer:
         """One request; whatever becomes of it is an answer."""
         started = time.monotonic()
-        status, code, body = NO_ANSWER, "refused", None
-        for url in self._urls:
-            try:
-                got = await self._http.request(method, url + path, **options)
-            except httpx.ConnectError:
-                continue
-            except httpx.TransportError as error:
-                code = type(error).__name__
-            else:
-                status, (code, body) = got.status_code, _read(got)
-            break
+        given = dict(headers or {})
+        if json is not None:
+            given["Content-Type"], content = "application/json", msgspec.json.encode(json)
+        status, code, body = await self._ask(method, path, given, content)
         now = time.monotonic()
         answer = Answer(what, now, now - started, status, code, body)
         self.answers.append(answer)
         return answer
 
+    async def _ask(self, method: str, path: str, headers: dict[str, str], content: bytes) -> tuple[int, str, Any]:
+        for wire in self._wires:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    status, got = await wire.request(method, path, headers, content)
+            except ConnectionRefusedError:
+                continue
+            except (OSError, EOFError) as error:  # among them TimeoutError
+                return NO_ANSWER, type(error).__name__, None
+            return status, *_read(got)
+        return NO_ANSWER, "refused", None
 
-def _read(got: httpx.Response) -> tuple[str, Any]:
+
+def _read(got: bytes) -> tuple[str, Any]:
     """The problem's code and the document; a body that is not JSON is a fault of its own."""
     try:
-        body = got.json()
-    except ValueError:
+        body = msgspec.json.decode(got)
+    except msgspec.DecodeError:
         return "not-json", None
     kind = body.get("type", "") if isinstance(body, dict) else ""
     return str(kind).rsplit("/", 1)[-1], body

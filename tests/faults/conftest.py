@@ -26,8 +26,8 @@ _PASSED = pytest.StashKey[bool]()
 class Place:
     """Where the system of one broker lives: one that cannot be mended is replaced."""
 
-    def __init__(self, kind: str, factory: pytest.TempPathFactory) -> None:
-        self._kind, self._factory = kind, factory
+    def __init__(self, kind: str, factory: pytest.TempPathFactory, *, proxied: bool = False) -> None:
+        self._kind, self._factory, self._proxied = kind, factory, proxied
         self._system: FaultSystem | None = None
 
     def system(self) -> FaultSystem:
@@ -37,6 +37,8 @@ class Place:
                 return self._system.mend()
             self.close()
         self._system = FaultSystem(self._kind, self._folder())
+        if self._proxied:
+            self._system.proxied()
         try:
             return self._system.start()
         except BaseException:
