@@ -452,8 +452,7 @@ def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
 
 def gateway_command(port: int) -> list[str]:
     """A gateway on a port of its own."""
-    options = ["--host", LOOPBACK, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
-    return [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", *options]
+    return ["/usr/bin/env", f"PENSTOCK_PORT={port}", sys.executable, "-m", "penstock", "api"]
 
 
 def _worker(name: str) -> list[str]:
