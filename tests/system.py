@@ -36,6 +36,7 @@ from penstock.child import tether
 from penstock.ports import free_port
 from tests.proxy import Routes
 from tests.servers import LOOPBACK, RabbitServer, RedisServer, Server
+from tests.unit import graphs
 from tests.waiting import wait_until
 
 KINDS = ("embedded", "redis", "rabbitmq")
@@ -45,6 +46,15 @@ END_S = 30.0
 """How long a job may take on a machine that is busy with other things."""
 LOG_TAIL = 6_000
 SUBMITTERS = 16
+SPIN = """
+description = "y = x, after as many idle turns as the first number says"
+
+[limits]
+stage_s_max = 4
+
+[retry]
+attempts_max = 2
+"""
 ENTRY_QUEUE = "default.preprocess.interactive"
 
 
@@ -277,6 +287,9 @@ class System:
             if self.rabbit._process is None:
                 self.rabbit.start()
             self.rabbit.send(signal.SIGCONT)
+        for role in self.roles:
+            if role.running:
+                role.send(signal.SIGCONT)
         self.forget_keys()
         copy_models(self.models)
         self.start_roles()
@@ -415,7 +428,7 @@ class System:
 
 
 def copy_models(to: Path) -> None:
-    """The example models, and two copies of tensor-demo whose files tests take away: 3 attempts, and 20."""
+    """The example models; two copies of tensor-demo whose files tests take away: 3 attempts, and 20; and ``spin``."""
     for name in ("digits", "tensor-demo"):
         if not (to / name).exists():
             shutil.copytree(ROOT / "models" / name, to / name)
@@ -424,6 +437,9 @@ def copy_models(to: Path) -> None:
             shutil.copytree(ROOT / "models" / "tensor-demo", to / name)
             with (to / name / "model.toml").open("a") as config:
                 config.write(f"\n[retry]\nattempts_max = {attempts_max}\n")
+    if not (to / "spin").exists():
+        graphs.place(to, graphs.spinning(), "spin")
+        (to / "spin" / "model.toml").write_text(SPIN)
 
 
 def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -436,8 +452,7 @@ def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
 
 def gateway_command(port: int) -> list[str]:
     """A gateway on a port of its own."""
-    options = ["--host", LOOPBACK, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
-    return [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", *options]
+    return ["/usr/bin/env", f"PENSTOCK_PORT={port}", sys.executable, "-m", "penstock", "api"]
 
 
 def _worker(name: str) -> list[str]:

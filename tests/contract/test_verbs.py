@@ -298,11 +298,11 @@ def _retry(house: House, **given: object) -> str:
 
 
 def test_beyond_the_budget_retries_wait_their_turn_ten_a_second(house: House) -> None:
-    retries = [_retry(house) for _ in range(150)]
+    retries = [_retry(house) for _ in range(250)]
 
     assert _due_in_ms(house, retries[0]) <= 0
     assert _due_in_ms(house, retries[90]) <= 0
-    assert 3_000 < _due_in_ms(house, retries[-1]) < 5_000  # 100 saved up, 10 a second beyond, less the credits
+    assert 4_000 < _due_in_ms(house, retries[-1]) < 13_000  # 100 saved up, 10 a second beyond, less the credits
     assert _due_in_ms(house, _retry(house, model="another")) <= 0
 
 

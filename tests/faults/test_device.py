@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,4 +80,5 @@ def test_a_run_that_hangs_is_ended_by_the_watchdog(
 
 def _counts(system: FaultSystem, pid: int) -> bool:
     """Whether the store counts this process among the workers."""
-    return any(f":{pid}:" in name.decode() for name in system.redis.hkeys(f"{system.namespace}:workers"))
+    names: Any = system.redis.hkeys(f"{system.namespace}:workers")
+    return any(f":{pid}:".encode() in name for name in names)

@@ -26,10 +26,7 @@ class Wire:
         self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def request(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer.
-
-        OSError or EOFError where there is none, ConnectionRefusedError where nothing was sent.
-        """
+        """Status and body of the answer; OSError or EOFError: none came, ConnectionRefusedError: nothing was sent."""
         reader, writer = await self._connection()
         try:
             writer.write(_request(method, path, {"Host": f"{self._host}:{self._port}", **headers}, body) + body)
