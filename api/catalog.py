@@ -76,7 +76,7 @@ class Catalog:
             return found
         versions = self.versions(model)
         if version is not None and version not in versions:
-            raise ModelNotFoundError(f"{model} has no version {version}; it has {sorted(versions)}.")
+            raise ModelNotFoundError(f"{model} has no version {str(version)[:20]}; it has {sorted(versions)}.")
         raise ModelLoadingError(
             f"{model} is known, but no worker has loaded it yet. GET /models/{model} says how it stands.",
             retry_after_s=2.0,

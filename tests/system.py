@@ -207,7 +207,7 @@ class System:
         if self.rabbit is not None:
             self.rabbit.start()
         environment = self.environment()
-        self.gateway = Role(self.folder / "gateway", _gateway(self.port), environment)
+        self.gateway = Role(self.folder / "gateway", _gateway(), {**environment, "PENSTOCK_PORT": str(self.port)})
         self.workers = [
             Role(self.folder / f"worker-{n}", _worker(f"{self.namespace}-{n}"), environment)
             for n in range(self._count)
@@ -419,9 +419,8 @@ def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
                 report.sections += value.logs()
 
 
-def _gateway(port: int) -> list[str]:
-    options = ["--host", LOOPBACK, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
-    return [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", *options]
+def _gateway() -> list[str]:
+    return [sys.executable, "-m", "penstock", "api"]
 
 
 def _worker(name: str) -> list[str]:

@@ -234,6 +234,19 @@ def test_inputs_by_name_are_exactly_the_graphs_own(value: Any, pointer: str, say
     assert says in detail
 
 
+def test_a_million_fields_are_refused_unread() -> None:
+    fields = {f"k{number}": 1 for number in range(1_000_000)}
+    pointer, detail = refusal(two(), fields)
+    assert pointer == "/input"
+    assert detail.startswith("more fields than there are inputs")
+
+
+def test_a_shape_of_a_million_dimensions_is_refused_unread() -> None:
+    pointer, detail = refusal(one("float32", 2), {"x": {"shape": [1] * 1_000_000, "data": [1, 2]}})
+    assert pointer == "/input/x/shape"
+    assert detail == "the shape has more dimensions than any graph"
+
+
 @pytest.mark.parametrize(
     ("value", "pointer"),
     [
