@@ -86,7 +86,7 @@ class ImageKind:
             given = _decode_input(raw)
         except msgspec.ValidationError:
             raise InvalidInputError('expected {"base64": "..."} and nothing else', pointer="/input") from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedError("the input is not valid JSON, or is nested too deeply") from None
         pointer = "/input/base64"
         return self._admit(decode_base64(given.base64, self._bytes_max, pointer), pointer)

@@ -41,7 +41,7 @@ class _Described(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _SHAPE_BYTES_MAX = 1_000
-"""Length of a shape's text: more dimensions than any graph has are refused unread."""
+"""Length of a shape's text: more than any graph needs is refused unread."""
 
 _decode_described = msgspec.json.Decoder(_Described).decode
 _decode_shape = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=1)]]).decode
@@ -152,11 +152,11 @@ class NumbersInput:
         try:
             given = _decode_described(text)
             if len(bytes(given.shape)) > _SHAPE_BYTES_MAX:
-                raise InvalidInputError("the shape has more dimensions than any graph", pointer=f"{pointer}/shape")
+                raise InvalidInputError("the shape is longer than that of any graph", pointer=f"{pointer}/shape")
             dims = _decode_shape(given.shape)
         except msgspec.ValidationError:
             raise InvalidInputError(f"not a tensor; {form}", pointer=pointer) from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _malformed() from None
         if given.dtype not in ("", self._dtype):
             raise InvalidInputError(f"wrong dtype, expected {self._dtype}", pointer=f"{pointer}/dtype")

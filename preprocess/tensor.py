@@ -93,7 +93,7 @@ class TensorKind:
             fields = _decode_object(text)
         except msgspec.ValidationError:
             self._refuse("expected an object with one tensor for each input")
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedError("the input is not valid JSON, or is nested too deeply") from None
         for name in fields.keys() - self._inputs.keys():
             self._refuse("no such input", pointer=_pointer(name[:64]))

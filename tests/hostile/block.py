@@ -35,7 +35,8 @@ def unharmed(system: System) -> Iterator[None]:
     for role, held, length in zip(system.roles, memory, said, strict=True):
         assert role.rss_bytes() - held < GROWTH_BYTES_MAX, f"{role.folder.name} grew"
         check_log(role, length)
-    assert _kinds_of_keys(system) <= kinds, "a block left keys behind"
+    left = _kinds_of_keys(system) - kinds
+    assert not left, f"keys left behind: {left}"
     assert system.ended(system.submit())["status"] == "completed"
 
 

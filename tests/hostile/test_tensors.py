@@ -13,16 +13,13 @@ from tests.system import System
 ZEROS = [0.0] * 64
 
 
-def _row(
-    name: str,
-    value: Any,
-    pointer: str | None = "/input/x",
-    model: str = "tensor-demo",
-    status: int = 422,
-    code: str = "invalid-input",
-) -> Row:
+def _row(name: str, value: Any, pointer: str = "/input/x", model: str = "tensor-demo") -> Row:
+    return Row(name, _asked(value, model), 422, "invalid-input", pointer)
+
+
+def _asked(value: Any, model: str = "tensor-demo") -> Ask:
     text = value if isinstance(value, str) else json.dumps(value)
-    return Row(name, as_json(f"/predict/{model}", f'{{"input": {text}}}'), status, code, pointer)
+    return as_json(f"/predict/{model}", f'{{"input": {text}}}')
 
 
 def _described(name: str, pointer: str = "/input/x", **tensor: Any) -> Row:
@@ -45,7 +42,7 @@ SHAPES = [
     _described("two dimensions of 2^31", shape=[2**31, 2**31], data=[0]),
     _described("rows of 2^31", shape=[2**31, 64], data=ZEROS),
     _described("a dimension of 2^64", shape=[2**64], data=ZEROS),
-    _described("a dimension of 4,000 digits", shape=[10**4_000], data=ZEROS),
+    _described("a dimension of 4,000 digits", "/input/x/shape", shape=[10**4_000], data=ZEROS),
     _described("a fractional dimension", shape=[64.5], data=ZEROS),
     _described("a dimension that is true", shape=[True, 64], data=ZEROS),
     _described("a dimension that is a string", shape=["64"], data=ZEROS),
@@ -80,12 +77,11 @@ CODED = [
     _described(
         "base64 of NaN", "/input/x/base64", shape=[64], base64=b64(struct.pack("<64f", *[0.0] * 63, float("nan")))
     ),
-    _row(
+    Row(
         "base64 of 12 MB",
-        {"x": {"shape": [64], "base64": b64(bytes(12_000_000))}},
-        None,
-        status=413,
-        code="payload-too-large",
+        _asked({"x": {"shape": [64], "base64": b64(bytes(12_000_000))}}),
+        413,
+        "payload-too-large",
     ),
     _raw("a byte less than a row", bytes(255)),
     _raw("a byte more than a row", bytes(257)),

@@ -149,6 +149,7 @@ def test_other_formats_and_broken_headers_are_refused(data: bytes) -> None:
         (b'{"base64": "", "url": "x"}', InvalidInputError, "/input"),
         (b"[1]", InvalidInputError, "/input"),
         (b"{", MalformedError, None),
+        (b'{"base64": "\xff"}', MalformedError, None),
     ],
 )
 def test_wrong_json_is_pointed_at(raw: bytes, error: type[PenstockError], pointer: str | None) -> None:
