@@ -86,9 +86,9 @@ def ask(system: System, sent: bytes | Ask) -> Answer:
         with connect(system) as connection:
             send(connection, sent)
             return read(connection)
-    answer = system.client.request(
-        sent.method, httpx.URL(system.url + sent.path), content=sent.content, headers=sent.headers
-    )
+    headers = [(name.encode(), value.encode()) for name, value in sent.headers.items()]
+    url = httpx.URL(system.url + sent.path)
+    answer = system.client.request(sent.method, url, content=sent.content, headers=headers)
     return Answer(answer.status_code, dict(answer.headers), answer.content)
 
 

@@ -28,6 +28,7 @@ from tests.hostile.rows import rows as table
 from tests.system import System
 
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp", "GIF": "image/gif"}
+PROFILE = np.random.default_rng(3).bytes(5_000_000)
 COLOURS = Image.fromarray(NOISE)
 
 
@@ -76,10 +77,7 @@ DAMAGED = {
     "a PNG without pixels": (png(900, 900), "image/png"),
     "a PNG whose pixels are noise": (png(8, 8, chunk(b"IDAT", b"\xa5" * 100)), "image/png"),
     "a PNG with too few pixels": (png(900, 900, chunk(b"IDAT", zlib.compress(bytes(10)))), "image/png"),
-    "a PNG with a wrong checksum": (
-        png(8, 8, chunk(b"IDAT", zlib.compress(bytes(72)))[:-1] + b"\0"),
-        "image/png",
-    ),
+    "a PNG with a wrong checksum": (png(8, 8)[:32] + b"\xa5" + png(8, 8)[33:], "image/png"),
     "a PNG with two headers": (png(8, 8, png(900, 900)[8:33]), "image/png"),
     "a PNG with a text of 100 MB": (
         png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000), 1))),
@@ -89,6 +87,7 @@ DAMAGED = {
         png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100_000_000), 1))),
         "image/png",
     ),
+    "a PNG with a profile of 5 MB": (file(COLOURS, icc_profile=PROFILE), "image/png"),  # Pillow reads up to 1 MB
     "a GIF whose frame is a bomb": (gif_frame(60_000, 60_000), "image/gif"),
     "a GIF without a frame": (b"GIF89a\x04\0\x04\0\0\0\0;", "image/gif"),
     "a JPEG of one header only": (jpeg_of(64, 64)[: jpeg_of(64, 64).index(b"\xff\xda")], "image/jpeg"),
@@ -171,8 +170,10 @@ def test_of_2000_frames_the_first_is_seen(system: System) -> None:
 
 
 def test_a_profile_of_5_mb_changes_nothing(system: System) -> None:
-    profile = np.random.default_rng(3).bytes(5_000_000)
-    np.testing.assert_array_equal(_seen(system, file(Image.fromarray(RAMP), icc_profile=profile)), RAMP)
+    plain, profiled = file(COLOURS, "JPEG"), file(COLOURS, "JPEG", icc_profile=PROFILE)
+    assert len(profiled) > len(PROFILE)
+    seen = _seen(system, profiled, "image/jpeg")
+    np.testing.assert_array_equal(seen, _seen(system, plain, "image/jpeg"))
 
 
 @pytest.mark.parametrize(
