@@ -94,10 +94,8 @@ def test_what_is_no_id_is_neither_cancelled_nor_retried_and_costs_no_command(sys
     assert commands.naming(*junk) == []
 
 
-@pytest.mark.parametrize("junk", [*JUNK.values()], ids=[*JUNK])
+@pytest.mark.parametrize("junk", [junk for junk in JUNK.values() if junk.replace("%2e", "")], ids=ascii)
 def test_what_is_no_id_is_no_dead_letter(system: System, junk: str) -> None:
-    if not junk.strip("."):
-        pytest.skip("that path is the list's own")
     for method, path in (("GET", junk), ("DELETE", junk), ("GET", f"{junk}/input")):
         assert ask(system, Ask(f"/dead-letters/{path}", method=method)).status in {404, 405}
 
