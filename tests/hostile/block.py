@@ -15,7 +15,7 @@ LIVE_S = 0.2
 GROWTH_BYTES_MAX = 50 * 1000 * 1000
 PROBES = 15
 OF_A_JOB = re.compile(rb":(job:[0-9a-f]{56}|cost:[a-z-]+/\d+|dead-letters)$")
-"""A record and its place among dead letters, kept for their retention, and what a version's jobs cost, one key for each version."""
+"""What any job leaves for its retention, and what the jobs of a version cost."""
 
 
 @contextmanager
