@@ -36,6 +36,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience: asyncio.TimerHandle | None = None
+        self._piece_bytes = 0
         self._idle_bytes = 0
         """What has arrived since a head began, a head was whole, or a body grew."""
         self._flaw: PenstockError = MalformedError("The request is not valid HTTP.")
@@ -54,6 +55,7 @@ class Connection(HttpToolsProtocol):
         """Feed the parser, then look whether that led anywhere."""
         cycle, scope = self.cycle, self.scope
         held = 0 if cycle is None else len(cycle.body)
+        self._piece_bytes = len(data)
         super().data_received(data)
         grown = cycle is not None and len(cycle.body) != held
         if self.cycle is not cycle or self.scope is not scope or grown:
@@ -68,9 +70,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is larger than any that we need."""
-        headers = self.headers
-        size = len(self.url) + sum(map(len, chain.from_iterable(headers)))
-        if len(headers) > HEADERS_MAX or size > HEAD_BYTES_MAX:
+        long = self._patience is not None or self._piece_bytes > HEAD_BYTES_MAX  # not all of it in one short piece
+        if len(self.headers) > HEADERS_MAX or (long and self._head_bytes() > HEAD_BYTES_MAX):
             self._flaw = _too_large()
             raise self._flaw  # the parser stops, and uvicorn calls send_400_response
         super().on_headers_complete()
@@ -78,6 +79,9 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words, which are not ours
         """Refuse what the parser could not read, in the form of all refusals."""
         self._refuse(self._flaw)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(map(len, chain.from_iterable(self.headers)))
 
     @property
     def _reads_head(self) -> bool:
