@@ -13,7 +13,7 @@ import pytest
 from tests.faults.case import Case, claim
 from tests.faults.conftest import Place
 from tests.faults.fault_system import BROKERS
-from tests.faults.outage import ANSWER_S, Footprint, check_outage, slowest_post_s
+from tests.faults.outage import ANSWER_S, Footprint, check_outage, slowest_job_s, slowest_post_s
 from tests.faults.workload import Workload
 from tests.proxy import Proxy
 from tests.waiting import wait_until
@@ -127,6 +127,6 @@ def test_connections_that_the_servers_forgot_are_given_up_in_time(case: Case) ->
         for way in _ways(case):
             way.half_open()
         case.over()
-    wait_until(lambda: case.system.open_jobs() == 0, HALF_OPEN_S, "every job has ended")
+    case.measure()
     case.check(slowest_job_s(case, workload))
     assert slowest_post_s(workload) <= ANSWER_S
