@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import Response
 
+from api import http
 from api.cold import admin_of, answer_json
 from api.deadletters import PAGE, Filter, Replay
 from api.gateway import Gateway
@@ -56,7 +57,7 @@ def add_dead_letters(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/dead-letters/replay", tags=["dead letters"], summary="Run dead letters again, under their ids")
     async def replay(request: Request) -> Response:
         admin_of(gateway, request)
-        return answer_json(await gateway.dead_letters.replay(await _order(request)))
+        return answer_json(await gateway.dead_letters.replay(await _order(gateway, request)))
 
     @app.get("/dead-letters/{task_id}", tags=["dead letters"], summary="One dead letter, with its error")
     async def one(task_id: str, request: Request) -> Response:
@@ -75,14 +76,10 @@ def add_dead_letters(app: FastAPI, gateway: Gateway) -> None:
         return answer_json(await gateway.dead_letters.drop_one(task_id))
 
 
-async def _order(request: Request) -> Replay:
-    body: Any = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_BYTES_MAX:
-            raise InvalidInputError(f"The body may have at most {BODY_BYTES_MAX} bytes.", pointer="")
+async def _order(gateway: Gateway, request: Request) -> Replay:
+    body = await gateway.arrivals.bounded(http.Request(request.scope).body(request.receive, BODY_BYTES_MAX))
     try:
-        return msgspec.json.decode(bytes(body), type=Replay)
+        return msgspec.json.decode(body, type=Replay)
     except msgspec.ValidationError as error:
         raise invalid(error, "body", Replay) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

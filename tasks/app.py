@@ -12,6 +12,7 @@ from celery.app.amqp import AMQP
 from kombu import Exchange, Queue, pools
 
 from jobs.settings import Settings
+from tasks.connection import EagerConnection, register
 from tasks.names import queue_names
 
 GATEWAY_TIMEOUT_S = 1.0
@@ -33,6 +34,7 @@ class ConfirmingAMQP(AMQP):  # type: ignore[misc]  # celery has no types
     connection after missed heartbeats. Messages lost so are only late, but by half a minute.
     """
 
+    Connection = EagerConnection
     _producer_pool: Any = None
 
     @property
@@ -48,6 +50,7 @@ class ConfirmingAMQP(AMQP):  # type: ignore[misc]  # celery has no types
 
 def make_celery(settings: Settings, timeout_s: float = WORKER_TIMEOUT_S) -> Celery:
     """The app for one process; opens no connection."""
+    register()
     app = Celery("penstock", broker=settings.broker, amqp=ConfirmingAMQP, set_as_current=False)
     amqp = settings.broker.startswith("amqp")
     app.conf.update(

@@ -13,10 +13,12 @@ from typing import Any, Final
 
 import amqp
 
+from jobs.connect import redis_client
 from tests.faults.fault_system import FaultSystem
 from tests.system import ENTRY_QUEUE
 
 PREPROCESS: Final = "penstock.preprocess"
+PUT_S: Final = 60.0
 HUGE_BYTES: Final = 50_000_000
 JSON: Final = "application/json"
 PICKLE: Final = "application/x-python-serialize"
@@ -105,7 +107,8 @@ def put(system: FaultSystem, body: bytes, task: str, content_type: str = JSON) -
 def put_raw(system: FaultSystem, raw: bytes, content_type: str, headers: dict[str, Any]) -> None:
     """Put bytes as they are into the queue of preprocess."""
     if system.rabbit is None:
-        system.redis.lpush(system._list, raw)
+        with redis_client(system.store.url, PUT_S) as client:
+            client.lpush(system._list, raw)
         return
     encoding = "binary" if content_type == PICKLE else "utf-8"
     properties = {"content_type": content_type, "content_encoding": encoding, "delivery_mode": 2}

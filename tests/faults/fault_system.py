@@ -128,9 +128,7 @@ class FaultSystem(System):
 
     def mend(self) -> Self:
         """Make whole what a case broke: clean processes, one gateway, no job left."""
-        for _, role in self.more_gateways:
-            role.kill()
-        self.more_gateways.clear()
+        self._end_more_gateways()
         for role in self.roles:
             if role.running and role.pid in self._armed:
                 role.kill()
@@ -140,8 +138,18 @@ class FaultSystem(System):
         super().mend()
         return self
 
+    def close(self) -> None:
+        """End everything, what cases added too."""
+        self._end_more_gateways()
+        super().close()
+
     def forget_keys(self) -> None:
         """Keep the tenants' keys from case to case."""
+
+    def _end_more_gateways(self) -> None:
+        for _, role in self.more_gateways:
+            role.kill()
+        self.more_gateways.clear()
 
     def _start(self, role: Role, faults: str) -> Role:
         role.start(PENSTOCK_FAULTS=faults)

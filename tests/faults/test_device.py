@@ -16,8 +16,7 @@ from tests.faults.fault_system import BROKERS, FaultSystem
 from tests.system import END_S, copy_models
 from tests.waiting import wait_until
 
-WARM_UPS = 8
-"""Runs of a worker's sessions before its first job: four models, one row and a full batch each."""
+BROKEN_FROM = 3
 STAGE_S_MAX = 3.0
 ROWS = 8
 JOBS = 200
@@ -41,7 +40,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(case: Case) -> None:
 @claim("cuda-lost", "a CUDA error that stays, in one worker", number="replaced", at_most=5.0)
 def test_a_worker_whose_device_is_lost_is_replaced(case: Case) -> None:
     system = case.system
-    broken = system.arm(system.workers[0], f"session.run=raise:cuda?from:{WARM_UPS + 3}")
+    broken = system.arm(system.workers[0], f"session.run=raise:cuda?from:{BROKEN_FROM}")
     system.wait_ready()
     pid = broken.pid
     with case.workload() as workload:
@@ -67,7 +66,7 @@ def test_a_run_that_hangs_is_ended_by_the_watchdog(
         config.write(f"\n[limits]\nstage_s_max = {STAGE_S_MAX}\n")
     with FaultSystem(broker, tmp_path) as system:
         case = open_case(system)
-        hung = system.arm(system.workers[0], f"session.run=hang:600?nth:{WARM_UPS + 3}")
+        hung = system.arm(system.workers[0], f"session.run=hang:600?nth:{BROKEN_FROM}")
         system.wait_ready()
         with case.workload() as workload:
             system.wait_stuck(hung, END_S)

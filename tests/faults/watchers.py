@@ -104,6 +104,11 @@ class Executions:
         self._thread.join()
         self._connection.close()
 
+    def give_up(self) -> None:
+        """Count no more: the stream repeats each byte of each command, which is too much of 50 MB."""
+        self.__exit__()
+        self.whole = False
+
     @property
     def jobs(self) -> int:
         """Executions of all jobs."""

@@ -91,6 +91,7 @@ class Workload:
         self._keys = system.keys
         self._client = Client(urls or system.urls, keepalive=keepalive)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="workload")
+        self._stopped = False
         self.started_at = 0.0
         self.ended_at = 0.0
 
@@ -118,6 +119,10 @@ class Workload:
         self._thread.start()
         return self
 
+    def stop(self) -> None:
+        """Submit no more: what was not sent yet is no part of it."""
+        self._stopped = True
+
     def join(self) -> None:
         """Wait until the last submit was answered."""
         self._thread.join()
@@ -128,6 +133,9 @@ class Workload:
             probing = group.create_task(self._probe())
             async with asyncio.TaskGroup() as jobs:
                 for submit in self.submits:
+                    if self._stopped:
+                        del self.submits[submit.number :]
+                        break
                     await asyncio.sleep(self.started_at + submit.number / self._rate - time.monotonic())
                     jobs.create_task(self._one(submit))
             probing.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from typing import Self
+from typing import Any, Self
 
 import redis
 
@@ -36,7 +36,8 @@ class Commands:
         return [command for command in self._heard if any(text in command for text in texts)]
 
     def _listen(self) -> None:
-        with redis.Redis.from_url(self._system.store.url, socket_timeout=END_S).monitor() as monitor:  # type: ignore[no-untyped-call]
+        client: Any = redis.Redis.from_url(self._system.store.url, socket_timeout=END_S)
+        with client.monitor() as monitor:
             self._listening.set()
             for said in monitor.listen():
                 if self._last in said["command"]:

@@ -149,11 +149,15 @@ def check_refusal(answer: Answer, status: int, code: str, pointer: str | None = 
 def check_silence(answer: Answer, sent: bytes | Ask = b"") -> None:
     """An answer is short, tells nothing of our insides, and does not repeat what it was sent."""
     assert len(answer.body) < BODY_BYTES_MAX
-    for what, pattern in LEAKS.items():
-        assert not re.search(pattern, answer.body, re.IGNORECASE), f"{what} in {answer.body!r}"
+    assert leaks(answer.body) == [], answer.body
     given = _sent_bytes(sent)
     pieces = (answer.body[at : at + ECHO_BYTES_MAX] for at in range(len(answer.body) - ECHO_BYTES_MAX))
     assert not any(piece in given for piece in pieces), f"an echo in {answer.body!r}"
+
+
+def leaks(text: bytes) -> list[str]:
+    """What of our insides a text tells."""
+    return [what for what, pattern in LEAKS.items() if re.search(pattern, text, re.IGNORECASE)]
 
 
 def _sent_bytes(sent: bytes | Ask) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import string
-from random import Random
 
 import httpx
 import pytest
@@ -25,12 +23,11 @@ def test_10000_random_paths_make_no_new_series(system: System) -> None:
         ("/nowhere", "GET"),
         ("/predict/nothing", "POST"),
         ("/livez", "PUT"),
-        ("/predict/a", "POST"),
+        ("/models/a", "GET"),
     ):
         ask(system, Ask(path, method=method))
     before = _series(system)
-    random = Random(11)  # noqa: S311 -- the same paths every time, no secret
-    paths = ["/" + random.choice(HEADS) + _word(random) for _ in range(PATHS)]
+    paths = [f"/{secrets.choice(HEADS)}{secrets.token_urlsafe(16)}" for _ in range(PATHS)]
 
     for at in range(0, PATHS, PIPELINED):
         _ask_at_once(system, paths[at : at + PIPELINED])
@@ -52,7 +49,7 @@ def test_10000_random_paths_make_no_new_series(system: System) -> None:
 def test_a_log_line_cannot_be_forged_by_a_path(system: System, path: str) -> None:
     for method in ("GET", "POST"):
         answer = ask(system, Ask(path, method=method))
-        assert answer.status in {404, 405}
+        assert answer.status in {400, 404, 405}
         check_silence(answer)
     _check_lines(system)
 
@@ -129,11 +126,6 @@ def test_figures_and_documents_hold_no_secret_and_no_id(system: System) -> None:
         assert task_id not in text
         assert system.store.url not in text
         assert str(system.folder) not in text
-
-
-def _word(random: Random) -> str:
-    """A random word; no two are the same."""
-    return "".join(random.choices(string.ascii_letters + string.digits + "._~-", k=12)) + secrets.token_hex(8)
 
 
 def _ask_at_once(system: System, paths: list[str]) -> None:

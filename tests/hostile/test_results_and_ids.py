@@ -27,7 +27,7 @@ JUNK = {
     "an id and a NUL": RANDOM[:55] + "%00",
     "a pattern of all": "*",
     "a pattern of characters": "[0-9a-f]" * 7,
-    "a pattern of 56 characters": "?" * 1 + "%3F" * 55,
+    "a pattern of 56 characters": "%3F" * 56,
     "a line feed": "%0d%0aFLUSHALL%0d%0a",
     "an id and a line feed": RANDOM + "%0a",
     "a command of the store": "%2A1%0d%0a%248%0d%0aFLUSHALL%0d%0a",
