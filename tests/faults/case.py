@@ -17,8 +17,8 @@ from tests.faults.results import Claim
 from tests.faults.watchers import Endings, Executions
 from tests.faults.workload import Workload
 
-JOBS: Final = int(os.environ.get("FAULT_JOBS", "300"))
-"""Jobs of a case; 2,000 for a long look."""
+JOBS: Final = int(os.environ.get("FAULT_JOBS", "300" if os.environ.get("FAULTS") else "100"))
+"""Jobs of a case: 300 where results are written, else what is enough to see; 2,000 for a long look."""
 
 
 def claim(name: str, fault: str, **own: Any) -> pytest.MarkDecorator:

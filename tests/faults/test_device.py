@@ -34,6 +34,10 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(case: Case) -> None:
     case.measure()
     tally = case.check(max(case.executions.times.values()))
     assert tally.completed == JOBS
+    figures = system.figures(*system.workers)
+    all_batches = figures.total("penstock_batch_rows_count")
+    case.notes["batches_that_did_not_fit"] = all_batches - figures.total("penstock_batch_rows_bucket", le=f"{ROWS}.0")
+    assert case.notes["batches_that_did_not_fit"] >= 1
 
 
 @pytest.mark.faults
