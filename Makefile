@@ -7,17 +7,22 @@ UV ?= uv
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: run test test-slow check bench lock clean
+.PHONY: run test test-slow faults check bench lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed-cpu
 	@exec $(BIN)/python -m penstock up
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Skips the cases that this very code has passed; FAULTS=again runs them all.
+FAULTS ?= resume
+faults: $(VENV)/.installed-dev
+	FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults; result=$$?; $(BIN)/python -m tests.faults.table; exit $$result
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import msgspec
 import redis.asyncio
@@ -13,6 +14,10 @@ from jobs.models import ModelRecord
 from preprocess.kinds import Kind, kind
 
 log = logging.getLogger(__name__)
+
+
+_VERSION = re.compile(rb"[0-9]{1,10}").fullmatch
+"""A pointer is set by hand: one that is no version points nowhere."""
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -43,7 +48,7 @@ class Catalog:
         except (RedisError, OSError):
             log.warning("models not refreshed: the store did not answer")
             return False
-        self._pointers = {name.decode(): int(version) for name, version in pointers.items()}
+        self._pointers = {name.decode(): int(text) for name, text in pointers.items() if _VERSION(text)}
         if raw != self._raw:
             self._raw = raw
             self._read(raw)
@@ -76,7 +81,7 @@ class Catalog:
             return found
         versions = self.versions(model)
         if version is not None and version not in versions:
-            raise ModelNotFoundError(f"{model} has no version {version}; it has {sorted(versions)}.")
+            raise ModelNotFoundError(f"{model} has no version {str(version)[:20]}; it has {sorted(versions)}.")
         raise ModelLoadingError(
             f"{model} is known, but no worker has loaded it yet. GET /models/{model} says how it stands.",
             retry_after_s=2.0,

@@ -149,7 +149,7 @@ class DeadLetters:
         if not order.dry_run and letters:
             jobs = [(each.task_id, each.head) for each in letters]
             verdicts = await self._store.run(commands.replay(jobs, self._clock.now_ms()))
-            refused |= {task_id: said for task_id, said in zip(replayed, verdicts, strict=True) if said != "queued"}
+            refused |= {task_id: said for task_id, said in zip(replayed, verdicts, strict=True) if said != "replayed"}
             replayed = [task_id for task_id in replayed if task_id not in refused]
         return Replayed(order.dry_run, replayed, refused, more)
 

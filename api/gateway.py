@@ -161,7 +161,7 @@ class Gateway:
         (verdict,) = await self.store.run(commands.replay([(task_id, head)], self.clock.now_ms())) if head else [""]
         if verdict == "gone":
             raise ResultGoneError("The job's input is not kept any more; submit it again.")
-        if verdict != "queued":
+        if verdict != "replayed":
             raise AlreadyTerminalError(f"The job is {view.state}; only failed and expired jobs are run again.")
         return await self.view(task_id)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from jobs.errors import MalformedError, PayloadTooLargeError
+from jobs.errors import MalformedError, PayloadTooLargeError, UnsupportedMediaTypeError
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,6 +31,7 @@ _WANTED = frozenset(
         b"authorization",
         b"content-type",
         b"content-length",
+        b"content-encoding",
         b"prefer",
         b"traceparent",
         b"x-request-id",
@@ -87,10 +88,12 @@ class Request:
         return min(float(found[1]), most) if found else 0.0
 
     async def body(self, receive: Receive, bytes_max: int) -> bytes:
-        """The whole body; PayloadTooLargeError, MalformedError (client gone).
+        """The whole body; PayloadTooLargeError, UnsupportedMediaTypeError (coded), MalformedError (client gone).
 
         A body whose length is not declared is held in part before it can be refused, so its bound is lower.
         """
+        if self._found.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise UnsupportedMediaTypeError("Bodies are taken without Content-Encoding; send it uncompressed.")
         declared = self._found.get(b"content-length")
         if declared is None:
             return await _receive_all(receive, min(bytes_max, UNDECLARED_BYTES_MAX))
@@ -102,7 +105,12 @@ class Request:
         given: bytes | None = self._found.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode()
-        return f"{_PROCESS}-{next(_counter):x}"
+        return new_request_id()
+
+
+def new_request_id() -> str:
+    """An id that no other request of any gateway has."""
+    return f"{_PROCESS}-{next(_counter):x}"
 
 
 _PROCESS = os.urandom(5).hex()

@@ -69,6 +69,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 _decode_submit = msgspec.json.Decoder(Submit).decode
 _decode_submit_to = msgspec.json.Decoder(SubmitTo).decode
+_TEXT_MAX = 200
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
@@ -146,7 +147,7 @@ def _from_query(query: bytes) -> Options:
 
 def invalid(error: msgspec.ValidationError, where: str, form: type[msgspec.Struct]) -> InvalidInputError:
     """A validation error of msgspec as ours: what was wrong, with a JSON pointer to it."""
-    text = str(error)
+    text = str(error)  # of any length: it may repeat a value that was sent
     at = _AT.search(text)
     path = at["path"] if at else ""
     unknown = _UNKNOWN.search(text)
@@ -156,8 +157,8 @@ def invalid(error: msgspec.ValidationError, where: str, form: type[msgspec.Struc
         allowed = ", ".join(ATTEMPTS_MAX if name == "retry" and where == "query" else name for name in names)
         text = f"The {where} has the unknown field {unknown['name'][:64]!r}; known are {allowed}"
         pointer += "/" + unknown["name"].replace("~", "~0").replace("/", "~1")
-    elif at:
-        text = text[: at.start()]
+    else:
+        text = text[: at.start() if at else None][:_TEXT_MAX]
     return InvalidInputError(f"{text}.", pointer=pointer)
 
 

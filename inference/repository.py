@@ -104,6 +104,8 @@ def _parse(file: Path) -> ModelConfig:
         raise SetupError(f"{file}: not valid TOML: {error}") from None
     except UnicodeDecodeError:
         raise SetupError(f"{file}: not UTF-8; save it as UTF-8") from None
+    except (RecursionError, ValueError):  # tomllib's own: nested too deeply, a number of thousands of digits
+        raise SetupError(f"{file}: nested too deeply, or a number is too long") from None
     except OSError as error:
         raise SetupError(f"{file}: cannot be read: {error.strerror}") from None
     return config

@@ -100,9 +100,10 @@ class Session:
         OutOfMemoryError, what ``halt`` was given, and ModelError for all else; DeviceLostError where no run will ever
         work again in this process.
         """
-        rows, halt = rows_of(feeds), halt or Halt()
+        rows, warming = rows_of(feeds), halt is None
+        halt = halt or Halt()
         try:
-            if faults:
+            if faults and not warming:
                 faults.reach("session.run", [feeds])
             arrays = halt.run(self._inner, self._outputs, feeds)
         except Exception as error:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share

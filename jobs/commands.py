@@ -293,7 +293,7 @@ def cancel(task_id: str) -> Command[Cancelled]:
 def replay(jobs: Iterable[tuple[str, Head]], now_ms: int) -> Command[list[str]]:
     """Run failed and expired jobs again, each under its id with a new generation of its head.
 
-    A verdict for each: ``queued``, ``gone``, or the state that forbids it.
+    A verdict for each: ``replayed``, ``gone``, or the state that forbids it.
     """
     arguments: list[Any] = []
     for task_id, head in jobs:

@@ -66,7 +66,7 @@ class MethodNotAllowedError(PenstockError):
 
 
 class RequestTimeoutError(PenstockError):
-    """The body did not arrive in time."""
+    """The head or the body did not arrive in time."""
 
     code, title, status = "request-timeout", "The request took too long to arrive", 408
 
@@ -108,6 +108,12 @@ class InvalidInputError(PenstockError):
     """
 
     code, title, status = "invalid-input", "The input is not valid for this model", 422
+
+
+class HeadTooLargeError(PenstockError):
+    """The request's target and header fields are too many or too long."""
+
+    code, title, status = "head-too-large", "The request's head is too large", 431
 
 
 class StoreUnavailableError(PenstockError):

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
 
     body_bytes_max: int = Field(16 * 1024 * 1024, ge=1024)
     """Largest request body, before decoding."""
+    head_timeout_s: float = Field(10.0, gt=0)
+    """How long the head of a request may take to arrive."""
     body_timeout_s: float = Field(30.0, gt=0)
     """How long a request body may take to arrive."""
     wait_s_max: float = Field(60.0, gt=0)

@@ -68,6 +68,8 @@ class JobStore:
         try:
             return command.read(self._evaluate(command))
         except (RedisError, OSError) as error:
+            # What broke one connection broke the idle ones too; each would cost its timeout before that is known.
+            self.client.connection_pool.disconnect(inuse_connections=False)
             raise _unavailable() from error
 
     def _evaluate(self, command: Command[T]) -> Any:

@@ -90,7 +90,7 @@ def replay(
     with _store() as store:
         letters = _chosen(store, task_ids, _terms(store, model, stage, code, since_s), every=every)
         for batch in _batches(letters):
-            verdicts = ["would be queued"] * len(batch) if dry_run else store.run(_replay(store, batch))
+            verdicts = ["would be replayed"] * len(batch) if dry_run else store.run(_replay(store, batch))
             for each, verdict in zip(batch, verdicts, strict=True):
                 print(f"{each.task_id} {verdict}")
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import uvicorn
 
+from api.connection import connection
 from jobs.errors import SetupError
 from jobs.logs import log_json_lines
 from jobs.records import STAGES
@@ -29,7 +30,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=connection(settings.head_timeout_s),
         ws="none",
         access_log=False,
         log_config=None,

@@ -32,6 +32,7 @@ from preprocess.pixels import Mode, check_pixels, decode
 MEDIA_TYPES = frozenset(("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"))
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=16_384)]
 Layout = Literal["NCHW", "NHWC", "flat"]
 
 
@@ -51,7 +52,7 @@ class ImageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     mode: Mode = "RGB"
-    resize: tuple[Positive, Positive] | None = None
+    resize: tuple[Side, Side] | None = None
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     invert: bool = False
     scale: float = 1.0
@@ -86,7 +87,7 @@ class ImageKind:
             given = _decode_input(raw)
         except msgspec.ValidationError:
             raise InvalidInputError('expected {"base64": "..."} and nothing else', pointer="/input") from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedError("the input is not valid JSON, or is nested too deeply") from None
         pointer = "/input/base64"
         return self._admit(decode_base64(given.base64, self._bytes_max, pointer), pointer)
@@ -163,7 +164,7 @@ class ImageKind:
                 f"preprocess.options.layout: {options.layout} has {rank} axes, the input {len(spec.shape)}"
             )
         if options.resize is not None:
-            shape = _laid_out(np.empty((*options.resize, self._channels), np.uint8), options.layout).shape
+            shape = _shape(*options.resize, self._channels, options.layout)
             if not _fits((1, *shape), spec):
                 raise SetupError(
                     f"preprocess.options: resize, mode and layout give rows of shape {list(shape)}, "
@@ -186,6 +187,13 @@ def _laid_out(values: NDArray[Any], layout: Layout) -> NDArray[Any]:
     if layout == "flat":
         return values.reshape(-1)
     return np.ascontiguousarray(values.transpose(2, 0, 1)) if layout == "NCHW" else values
+
+
+def _shape(height: int, width: int, channels: int, layout: Layout) -> tuple[int, ...]:
+    """The shape that ``_laid_out`` gives."""
+    if layout == "flat":
+        return (height * width * channels,)
+    return (channels, height, width) if layout == "NCHW" else (height, width, channels)
 
 
 def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:

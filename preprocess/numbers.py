@@ -34,13 +34,17 @@ _EXPECTED = {"float": "a number", "int": "an integer", "bool": "true or false", 
 class _Described(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A tensor with its shape spelled out; exactly one of ``data`` and ``base64``."""
 
-    shape: list[Annotated[int, msgspec.Meta(ge=1)]]
+    shape: msgspec.Raw
     dtype: str = ""
     data: msgspec.Raw = msgspec.Raw()
     base64: str | None = None
 
 
+_SHAPE_BYTES_MAX = 1_000
+"""Length of a shape's text: more than any graph needs is refused unread."""
+
 _decode_described = msgspec.json.Decoder(_Described).decode
+_decode_shape = msgspec.json.Decoder(list[Annotated[int, msgspec.Meta(ge=1)]]).decode
 
 
 def is_object(text: bytes) -> bool:
@@ -128,8 +132,8 @@ class NumbersInput:
         return self._of_bytes(body, (rows, *self._row), None)
 
     def _from_described(self, text: bytes, pointer: str) -> Buffer:
-        given = self._described(text, pointer)
-        shape = self._with_rows(self._fitting(given.shape, pointer), pointer)
+        given, dims = self._described(text, pointer)
+        shape = self._with_rows(self._fitting(dims, pointer), pointer)
         size = math.prod(shape) * self._itemsize
         check_size(size, self._bytes_max)
         if given.base64 is not None:
@@ -143,19 +147,22 @@ class NumbersInput:
             self._of_list(bytes(given.data), math.prod(shape), f"{pointer}/data"),
         )
 
-    def _described(self, text: bytes, pointer: str) -> _Described:
+    def _described(self, text: bytes, pointer: str) -> tuple[_Described, list[int]]:
         form = 'expected {"shape": [...], "data": [...]} or {"shape": [...], "base64": "..."}'
         try:
             given = _decode_described(text)
+            if len(bytes(given.shape)) > _SHAPE_BYTES_MAX:
+                raise InvalidInputError("the shape is longer than that of any graph", pointer=f"{pointer}/shape")
+            dims = _decode_shape(given.shape)
         except msgspec.ValidationError:
             raise InvalidInputError(f"not a tensor; {form}", pointer=pointer) from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _malformed() from None
         if given.dtype not in ("", self._dtype):
             raise InvalidInputError(f"wrong dtype, expected {self._dtype}", pointer=f"{pointer}/dtype")
         if bool(bytes(given.data)) == (given.base64 is not None):
             raise InvalidInputError(f"exactly one of data and base64 is needed; {form}", pointer=pointer)
-        return given
+        return given, dims
 
     def _fitting(self, shape: list[int], pointer: str) -> tuple[int, ...]:
         """``shape`` with or without the row axis, if it fits the graph."""

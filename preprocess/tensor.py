@@ -31,6 +31,9 @@ from preprocess.numbers import NumbersInput, is_object
 
 OCTETS = "application/octet-stream"
 
+_QUOTES_MAX = 24
+"""Quotation marks that one input may take, so that a million fields are refused unread; it needs up to 12."""
+
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -46,6 +49,7 @@ class TensorKind:
             raise SetupError("the graph has no inputs; export the model with at least one")
         self._bytes_max = limits.input_bytes_max
         self._inputs = {spec.name: NumbersInput(spec, limits) for spec in specs}
+        self._quotes_max = sum(_QUOTES_MAX + 2 * spec.name.count('"') for spec in specs)
         self._name = specs[0].name
         self._only = self._inputs[self._name] if len(specs) == 1 else None
         raw = self._only is not None and self._only.row_bytes > 0
@@ -83,11 +87,13 @@ class TensorKind:
 
     def _fields(self, text: bytes) -> dict[str, msgspec.Raw]:
         """Read an input object: exactly the graph's inputs, each once."""
+        if text.count(b'"') > self._quotes_max:
+            self._refuse("more fields than there are inputs")
         try:
             fields = _decode_object(text)
         except msgspec.ValidationError:
             self._refuse("expected an object with one tensor for each input")
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedError("the input is not valid JSON, or is nested too deeply") from None
         for name in fields.keys() - self._inputs.keys():
             self._refuse("no such input", pointer=_pointer(name[:64]))

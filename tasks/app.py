@@ -16,7 +16,10 @@ from tasks.names import queue_names
 
 GATEWAY_TIMEOUT_S = 1.0
 """A gateway waits no longer for its broker; a publish that takes longer is unknown, and the sweeper settles it."""
-WORKER_TIMEOUT_S = 10.0
+WORKER_TIMEOUT_S = 4.0
+"""A server that is silent for so long is taken for dead, its connection closed: it may be half open."""
+HEARTBEAT_S = 5
+"""How often RabbitMQ and we show each other signs of life, and how old an idle connection to Redis is trusted."""
 _DELIVERY_LIMIT = 20
 """Deliveries of one message that a quorum queue makes before it sets it aside: a last net below our own."""
 _VISIBILITY_TIMEOUT_S = 6 * 3600
@@ -75,7 +78,7 @@ def make_celery(settings: Settings, timeout_s: float = WORKER_TIMEOUT_S) -> Cele
         broker_connection_retry_on_startup=True,
         broker_channel_error_retry=True,
         broker_connection_timeout=timeout_s,
-        broker_heartbeat=10,
+        broker_heartbeat=HEARTBEAT_S,
         broker_transport_options=_amqp(settings, timeout_s) if amqp else _redis(settings, timeout_s),
     )
     return app
@@ -103,6 +106,7 @@ def _redis(settings: Settings, timeout_s: float) -> dict[str, Any]:
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "socket_keepalive": True,
+        "health_check_interval": HEARTBEAT_S,
         "retry_on_timeout": False,
     }
 

@@ -33,6 +33,7 @@ LOOPBACK = "127.0.0.1"
 REDIS_START_S = 15.0
 RABBIT_START_S = 90.0
 STOP_S = 20.0
+CONTROL_S = 60.0
 RABBIT_PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 """Debian's own path first: its `rabbitmq-server` on PATH insists on the user rabbitmq."""
 RABBIT_CONFIG = """
@@ -41,6 +42,39 @@ log.console = false
 disk_free_limit.absolute = 10MB
 vm_memory_high_watermark.relative = 0.8
 """
+
+
+class Tmpfs:
+    """A small file system in memory, mounted on a folder: a disk that a test can fill."""
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self.folder = folder
+        self._size_bytes = size_bytes
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self._size_bytes}", "tmpfs", str(self.folder)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode != 0:
+            pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        with self._ballast.open("ab", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(64 * 1024))
+
+    def empty(self) -> None:
+        """Give the space back."""
+        self._ballast.unlink()
+
+    @property
+    def _ballast(self) -> Path:
+        return self.folder / "ballast"
 
 
 class Server:
@@ -153,16 +187,29 @@ class RabbitServer(Server):
         self._dist_port = free_port(LOOPBACK)
         self._epmd_port = free_port(LOOPBACK)
         self._epmd: subprocess.Popen[bytes] | None = None
+        self.config: dict[str, str] = {}
+        """Lines of rabbitmq.conf that every start uses."""
 
     def start(self, **config: str) -> Self:
         """Start it and wait until a client can connect; ``config`` is rabbitmq.conf's (``a__b``: a.b)."""
-        given = "".join(f"{name.replace('__', '.')} = {value}\n" for name, value in config.items())
+        given = "".join(f"{name.replace('__', '.')} = {value}\n" for name, value in (self.config | config).items())
         (self.folder / "rabbitmq.conf").write_text(RABBIT_CONFIG + given)
         (self.folder / "enabled_plugins").write_text("[].\n")
         self._start_epmd()
         self._spawn([self._program], self._environment())
         wait_until(lambda: self._is_running() and self._answers(), RABBIT_START_S, "RabbitMQ answers")
         return self
+
+    def control(self, *words: str) -> str:
+        """What `rabbitmqctl` says about this node."""
+        program = Path(self._program).with_name("rabbitmqctl")
+        command = [str(program), "--quiet", *words]
+        environment = {**os.environ, **self._environment(), "RABBITMQ_CTL_ERL_ARGS": "+sbwt none"}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=CONTROL_S, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def _end(self, number: signal.Signals) -> None:
         super()._end(number)

@@ -34,7 +34,9 @@ from jobs.ids import KeyRing, TaskIds
 from penstock import embedded
 from penstock.child import tether
 from penstock.ports import free_port
+from tests.proxy import Routes
 from tests.servers import LOOPBACK, RabbitServer, RedisServer, Server
+from tests.unit import graphs
 from tests.waiting import wait_until
 
 KINDS = ("embedded", "redis", "rabbitmq")
@@ -44,6 +46,15 @@ END_S = 30.0
 """How long a job may take on a machine that is busy with other things."""
 LOG_TAIL = 6_000
 SUBMITTERS = 16
+SPIN = """
+description = "y = x, after as many idle turns as the first number says"
+
+[limits]
+stage_s_max = 4
+
+[retry]
+attempts_max = 2
+"""
 ENTRY_QUEUE = "default.preprocess.interactive"
 
 
@@ -77,6 +88,11 @@ class Role(Server):
     def running(self) -> bool:
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with, None while it runs or where it was killed by `kill`."""
+        return None if self._process is None else self._process.poll()
 
     def start(self, **environment: str) -> Self:
         """Start it; ``environment`` holds for this start."""
@@ -173,6 +189,7 @@ class System:
             else RedisServer(folder / "store")
         )
         self.rabbit = RabbitServer(folder / "rabbit") if kind == "rabbitmq" else None
+        self.routes: Routes | None = None
         self._environment = environment
         self._count = workers
         self.redis: redis.Redis = redis_client(self.store.url, 5.0)
@@ -188,6 +205,11 @@ class System:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def proxied(self) -> Self:
+        """Put a proxy on each way to store and broker, before it is started: ``routes``."""
+        self.routes = Routes(self.store.url, self.rabbit.url if self.rabbit else self.store.url)
+        return self
+
     # --- Its processes ---
 
     def start(self) -> Self:
@@ -196,10 +218,11 @@ class System:
         self.store.start()
         if self.rabbit is not None:
             self.rabbit.start()
+        gateway_way, workers_way = self._ways()
         environment = self.environment()
-        self.gateway = Role(self.folder / "gateway", _gateway(self.port), environment)
+        self.gateway = Role(self.folder / "gateway", gateway_command(self.port), environment | gateway_way)
         self.workers = [
-            Role(self.folder / f"worker-{n}", _worker(f"{self.namespace}-{n}"), environment)
+            Role(self.folder / f"worker-{n}", _worker(f"{self.namespace}-{n}"), environment | workers_way)
             for n in range(self._count)
         ]
         self.start_roles()
@@ -219,6 +242,13 @@ class System:
             "C_FORCE_ROOT": "1",  # Celery warns a root user, in words that are not JSON
             **self._environment,
         }
+
+    def _ways(self) -> tuple[dict[str, str], dict[str, str]]:
+        """URLs of store and broker through the proxies, for the gateway and for the workers; none: as they are."""
+        if self.routes is None:
+            return {}, {}
+        self.routes.__enter__()
+        return self.routes.environment(self.routes.gateway), self.routes.environment(self.routes.workers)
 
     @property
     def roles(self) -> list[Role]:
@@ -248,6 +278,8 @@ class System:
 
     def mend(self) -> Self:
         """Make whole what a test may have broken, and wait until every job that it left has ended."""
+        for proxy in self.routes.all if self.routes else ():
+            proxy.normal()
         if self.store._process is None:
             self.store.start()
         self.store.send(signal.SIGCONT)
@@ -255,16 +287,25 @@ class System:
             if self.rabbit._process is None:
                 self.rabbit.start()
             self.rabbit.send(signal.SIGCONT)
-        self.redis.delete(f"{self.namespace}:api-keys")
+        for role in self.roles:
+            if role.running:
+                role.send(signal.SIGCONT)
+        self.forget_keys()
         copy_models(self.models)
         self.start_roles()
         wait_until(lambda: self.redis.zcard(f"{self.namespace}:deadlines") == 0, END_S, "every job has ended")
         return self
 
+    def forget_keys(self) -> None:
+        """Forget every API key: loopback is served without one again."""
+        self.redis.delete(f"{self.namespace}:api-keys")
+
     def close(self) -> None:
         """End everything."""
         if hasattr(self, "workers"):
             _stop(self.roles)
+        if self.routes is not None:
+            self.routes.__exit__()
         if self.rabbit is not None:
             self.rabbit.stop()
         self.redis.close()
@@ -342,7 +383,7 @@ class System:
 
     def figures(self, *roles: Role) -> Figures:
         """What the processes' /metrics say, of all of them where none is named."""
-        urls = [f"{self.url}/metrics" if role is self.gateway else _metrics_url(role) for role in roles or self.roles]
+        urls = [f"{self.url}/metrics" if role is self.gateway else metrics_url(role) for role in roles or self.roles]
         return Figures([httpx.get(url, timeout=END_S).text for url in urls])
 
     # --- Its broker ---
@@ -387,7 +428,7 @@ class System:
 
 
 def copy_models(to: Path) -> None:
-    """The example models, and two copies of tensor-demo whose files tests take away: 3 attempts, and 20."""
+    """The example models; two copies of tensor-demo whose files tests take away: 3 attempts, and 20; and ``spin``."""
     for name in ("digits", "tensor-demo"):
         if not (to / name).exists():
             shutil.copytree(ROOT / "models" / name, to / name)
@@ -396,6 +437,9 @@ def copy_models(to: Path) -> None:
             shutil.copytree(ROOT / "models" / "tensor-demo", to / name)
             with (to / name / "model.toml").open("a") as config:
                 config.write(f"\n[retry]\nattempts_max = {attempts_max}\n")
+    if not (to / "spin").exists():
+        graphs.place(to, graphs.spinning(), "spin")
+        (to / "spin" / "model.toml").write_text(SPIN)
 
 
 def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
@@ -406,9 +450,9 @@ def attach_logs(item: pytest.Item, report: pytest.TestReport) -> None:
                 report.sections += value.logs()
 
 
-def _gateway(port: int) -> list[str]:
-    options = ["--host", LOOPBACK, "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
-    return [sys.executable, "-m", "uvicorn", "api.app:create_app", "--factory", *options]
+def gateway_command(port: int) -> list[str]:
+    """A gateway on a port of its own."""
+    return ["/usr/bin/env", f"PENSTOCK_PORT={port}", sys.executable, "-m", "penstock", "api"]
 
 
 def _worker(name: str) -> list[str]:
@@ -416,7 +460,8 @@ def _worker(name: str) -> list[str]:
     return [sys.executable, "-m", "celery", "-A", "tasks.worker", "worker", *options]
 
 
-def _metrics_url(worker: Role) -> str:
+def metrics_url(worker: Role) -> str:
+    """Where a worker shows its figures."""
     said = worker.lines("metrics")[-1]
     return f"http://{said['host']}:{said['port']}/metrics"
 

@@ -1,5 +1,5 @@
 -- Opens a new generation of jobs that failed or expired: own attempts, own deadline. ARGV for each job: id, head,
--- deadline, attempts_max. Replies a verdict for each: 'queued', 'gone' (there is no record, or its input was dropped), else
+-- deadline, attempts_max. Replies a verdict for each: 'replayed', 'gone' (there is no record, or its input was dropped), else
 -- the state that forbids it. The sweeper fills the window with them.
 local verdicts = {}
 for i = 1, #ARGV, 4 do
@@ -10,7 +10,7 @@ for i = 1, #ARGV, 4 do
   if verdict == ENDS.fail or verdict == ENDS.expire then
     verdict = 'gone'
     if call('HEXISTS', key, 'input') == 1 then
-      verdict = 'queued'
+      verdict = 'replayed'
       call('HDEL', key, 'document', 'ended', 'code', 'stage', 'attempt', 'cancel')
       call('HSET', key, 'state', 'queued', 'head', ARGV[i + 1], 'deadline', deadline, 'limit', ARGV[i + 3])
       call('PERSIST', key)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +18,12 @@ from jobs.ids import KeyRing, TaskIds
 from jobs.records import LANES, STAGES
 from jobs.states import Event
 from jobs.store import AsyncJobStore, JobStore, digest, source
-from penstock import embedded
 from tests.contract.house import DOCUMENT, FLOW, LEASE_MS, NAMESPACE, POOL, WINDOW, House, ids
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
 T = TypeVar("T")
 
-PROGRAMS = [found for found in (shutil.which("redis-server"), embedded._bundled_server()) if found]
 SCRIPTS = (
     *("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish"),
     *("cancel", "replay", "deadletters", "letters", "drop", "head"),
@@ -34,20 +31,6 @@ SCRIPTS = (
 KEPT = {"sequence", "pools", "seen", "cost:m/1", "retry-turns", "workers", "workers-seen", "slots:default"}
 """Keys without a TTL that remain when all jobs have ended: counters and marks, their number bounded by models,
 pools and workers. ``live``, ``line``, ``lines``, ``deadlines``, ``retries`` and ``suspects`` vanish when empty."""
-
-
-@pytest.fixture(scope="module", params=PROGRAMS or ["redis-server"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with pytest.MonkeyPatch.context() as patch, RedisServer(tmp_path_factory.mktemp("redis") / "server") as server:
-        patch.setattr(embedded, "find_server", lambda: request.param)
-        yield server.start()
-
-
-@pytest.fixture
-def house(server: RedisServer) -> Iterator[House]:
-    with redis_client(server.url, 5.0) as client:
-        client.flushall()
-        yield House(client)
 
 
 def _processing(house: House, **given: Any) -> tuple[str, Any]:

@@ -200,6 +200,15 @@ def test_a_role_starts_when_what_it_needs_answers(supervised: Supervised) -> Non
     wait_until(started(supervised, "worker"), 10, "the worker starts")
 
 
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 75"])
+def test_a_role_that_jobs_may_kill_is_started_again_however_often(supervised: Supervised, end: str) -> None:
+    supervised.role("worker", f'echo $$ >> "$0.pids"; {end}', replaced=True)
+    supervised.start()
+
+    wait_until(lambda: len(supervised.pids("worker")) > supervisor.DEATHS_MAX, 20, "it is started again and again")
+    assert supervised.process.poll() is None
+
+
 def test_a_vital_role_that_never_answered_is_not_tried_again(supervised: Supervised) -> None:
     supervised.role("store", "echo cannot read the file; exit 1", answers="/nonexistent", vital=True)
     supervised.role("worker", LIVES, needs=["store"])

@@ -58,6 +58,30 @@ def picky(size: int = 4) -> onnx.ModelProto:
     return graph([node], {"x": ["rows", 1]}, {"y": ["rows", 1]}, {"table": table}, TensorProto.INT64)
 
 
+def spinning(width: int = 4) -> onnx.ModelProto:
+    """Build y = x, after as many idle turns as the largest number of the first column says."""
+    number = helper.make_tensor_value_info
+    turn = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["held", "zero"], ["next"])]
+    body = helper.make_graph(
+        turn,
+        "turn",
+        [
+            number("i", TensorProto.INT64, []),
+            number("go", TensorProto.BOOL, []),
+            number("held", TensorProto.FLOAT, None),
+        ],
+        [number("on", TensorProto.BOOL, []), number("next", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("Gather", ["x", "first"], ["column"], axis=1),
+        helper.make_node("ReduceMax", ["column"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["turns"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["turns", "", "x"], ["y"], body=body),
+    ]
+    weights: dict[str, NDArray[Any]] = {"zero": np.zeros((), np.float32), "first": np.zeros((), np.int64)}
+    return graph(nodes, {"x": ["rows", width]}, {"y": ["rows", width]}, weights)
+
+
 def place(models: Path, model: onnx.ModelProto, name: str = "toy", version: int = 1) -> Path:
     """Write ``model`` where the repository looks for it; gives the version's folder."""
     folder = models / name / str(version)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -16,10 +17,19 @@ from onnx import TensorProto, helper
 
 from inference.engine import Engine
 from inference.session import Halt, Session
-from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
+from jobs.errors import (
+    CancelledError,
+    DeviceLostError,
+    ModelError,
+    ModelUnavailableError,
+    OutOfMemoryError,
+    PenstockError,
+    SetupError,
+    StageTimeoutError,
+)
 from jobs.models import InferenceConfig, ModelConfig, ModelRecord, TensorSpec
 from jobs.tensors import DTYPES, Tensors, rows_of
-from tests.unit.graphs import doubling, graph, picky, place, placed_record
+from tests.unit.graphs import doubling, graph, picky, place, placed_record, spinning
 
 
 class Bench:
@@ -318,3 +328,81 @@ def test_a_record_with_another_digest_opens_the_new_file(tmp_path: Path) -> None
     (outcome,) = bench.engine.run(fresh, rows(1))
     assert not isinstance(outcome, PenstockError)
     assert outcome["y"].tolist() == [[0, -1, -2]]
+
+
+# --- Runs that are ended ---
+
+
+FOR_EVER = 1e12
+"""Turns of the spinning graph; a run of them takes hours."""
+
+
+def _soon(call: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(0.2, call)
+    timer.start()
+    return timer
+
+
+def test_a_run_under_way_is_ended_with_the_error_that_was_given(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, spinning())
+    halt = Halt()
+    timer = _soon(lambda: halt.now(CancelledError("cancelled")))
+    items = [{"x": np.full((1, 4), FOR_EVER, np.float32)} for _ in range(4)]
+
+    outcomes = bench.engine.run(bench.record, items, halt)
+
+    timer.join()
+    assert [type(each) for each in outcomes] == [CancelledError] * 4
+
+
+def test_a_run_that_was_ended_before_it_began_does_not_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, spinning())
+    halt = Halt()
+    halt.now(StageTimeoutError("first"))
+    halt.now(CancelledError("too late"))
+
+    (outcome,) = bench.engine.run(bench.record, [{"x": np.full((1, 4), FOR_EVER, np.float32)}], halt)
+
+    assert isinstance(outcome, StageTimeoutError)
+
+
+def test_other_runs_of_the_session_go_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, spinning())
+    ended = Halt()
+    ended.now(CancelledError("cancelled"))
+    item = {"x": np.full((1, 4), 3, np.float32)}
+
+    bench.engine.run(bench.record, [item], ended)
+    (outcome,) = bench.run([item])
+
+    assert (outcome["y"] == item["x"]).all()
+
+
+STICKY = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=h"
+
+
+@pytest.mark.parametrize("text", [STICKY, STICKY.replace("700", "719"), "CUDA error 716: misaligned address"])
+def test_a_sticky_cuda_error_says_that_the_device_is_lost_and_is_not_bisected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    bench = Bench(tmp_path, doubling())
+    runs: list[int] = []
+
+    def fail(*_: object) -> Any:
+        runs.append(1)
+        raise RuntimeError(text)
+
+    bench.engine.warm(bench.record)
+    monkeypatch.setattr(Halt, "run", fail)
+
+    with pytest.raises(DeviceLostError):
+        bench.run(rows(1, 1, 1))
+    assert runs == [1]
+
+
+def test_cuda_s_want_of_memory_loses_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, doubling())
+    bench.engine.warm(bench.record)
+    monkeypatch.setattr(Halt, "run", Mock(side_effect=RuntimeError("CUDA failure 2: out of memory")))
+
+    assert [type(each) for each in bench.run(rows(1))] == [OutOfMemoryError]

@@ -11,7 +11,13 @@ import pytest
 
 from api.arrivals import Arrivals
 from api.http import Request, answer
-from jobs.errors import MalformedError, PayloadTooLargeError, PenstockError, RequestTimeoutError
+from jobs.errors import (
+    MalformedError,
+    PayloadTooLargeError,
+    PenstockError,
+    RequestTimeoutError,
+    UnsupportedMediaTypeError,
+)
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TIMEOUT_S = 30.0
@@ -57,6 +63,15 @@ def _refused(error: type[PenstockError], client: Client, **headers: str) -> int:
     with pytest.raises(error):
         _body(client, **headers)
     return client.asked
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP", ""])
+def test_a_compressed_body_is_refused_before_it_is_read(coding: str) -> None:
+    assert _refused(UnsupportedMediaTypeError, Client(b"x"), content_encoding=coding) == 0
+
+
+def test_a_body_that_says_it_is_not_compressed_is_taken() -> None:
+    assert _body(Client(b"x"), content_encoding="Identity") == b"x"
 
 
 # --- Request ids ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -149,6 +150,7 @@ def test_other_formats_and_broken_headers_are_refused(data: bytes) -> None:
         (b'{"base64": "", "url": "x"}', InvalidInputError, "/input"),
         (b"[1]", InvalidInputError, "/input"),
         (b"{", MalformedError, None),
+        (b'{"base64": "\xff"}', MalformedError, None),
     ],
 )
 def test_wrong_json_is_pointed_at(raw: bytes, error: type[PenstockError], pointer: str | None) -> None:
@@ -307,6 +309,7 @@ def test_a_picture_of_another_size_is_refused_where_nothing_resizes() -> None:
         ({"resise": [8, 8]}, "known keys: mode, resize"),
         ({"resize": [8, 0]}, "preprocess.options.resize[1]: Expected `int` >= 1"),
         ({"resize": "8x8"}, "preprocess.options.resize"),
+        ({"resize": [8, 10**18]}, "preprocess.options.resize[1]: Expected `int` <= 16384"),
         ({"scale": "1/16"}, "preprocess.options.scale: Expected `float`, got `str`"),
         ({"mode": "CMYK"}, "preprocess.options.mode"),
     ],
@@ -315,6 +318,14 @@ def test_wrong_options_name_key_and_remedy(options: dict[str, Any], says: str) -
     with pytest.raises(SetupError) as caught:
         check(StageConfig("image", options))
     assert says in str(caught.value)
+
+
+def test_the_largest_resize_costs_nothing_before_a_picture_comes() -> None:
+    tracemalloc.start()
+    made(resize=[16_384, 16_384])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,9 @@ def test_more_rows_than_allowed_are_refused() -> None:
     assert "got 3 rows" in refusal(one("float32", None, limits=Limits(rows_max=2)), [[1], [2], [3]])[1]
 
 
-@pytest.mark.parametrize("value", [b"[NaN]", b"[Infinity]", b"[1,]", b"[1", b"", b"[1] 2", b"\xff", b'{"x": [1}'])
+@pytest.mark.parametrize(
+    "value", [b"[NaN]", b"[Infinity]", b"[1,]", b"[1", b"", b"[1] 2", b"\xff", b'{"x": [1}', b'{"\xff": 1}']
+)
 def test_what_is_not_json_is_malformed(value: bytes) -> None:
     with pytest.raises((MalformedError, InvalidInputError)):
         one("float32", 1).from_json(value)
@@ -232,6 +234,19 @@ def test_inputs_by_name_are_exactly_the_graphs_own(value: Any, pointer: str, say
     got, detail = refusal(two(), value)
     assert got == pointer
     assert says in detail
+
+
+def test_a_million_fields_are_refused_unread() -> None:
+    fields = {f"k{number}": 1 for number in range(1_000_000)}
+    pointer, detail = refusal(two(), fields)
+    assert pointer == "/input"
+    assert detail.startswith("more fields than there are inputs")
+
+
+def test_a_shape_of_a_million_dimensions_is_refused_unread() -> None:
+    pointer, detail = refusal(one("float32", 2), {"x": {"shape": [1] * 1_000_000, "data": [1, 2]}})
+    assert pointer == "/input/x/shape"
+    assert detail == "the shape is longer than that of any graph"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,9 @@ def test_a_versions_own_model_toml_wins(tmp_path: Path) -> None:
         ("preprocess = 'image'", "preprocess: Expected `object`, got `str`"),
         ("x = ", "not valid TOML"),
         (b"\xff\xfe", "not UTF-8"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("a = " + "{a = " * 50_000, "nested too deeply"),
+        ("[inference]\nbatch_max = " + "9" * 5_000, "a number is too long"),
         ("#" * 2_000_000, "larger than 1048576 bytes"),
     ],
 )

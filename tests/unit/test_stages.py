@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from jobs import commands
 from jobs.commands import Command, MicroBatch
 from jobs.connect import redis_client
 from jobs.errors import (
+    CancelledError,
+    DeviceLostError,
     InternalError,
     InvalidInputError,
     ModelUnavailableError,
     OutOfMemoryError,
     PenstockError,
+    StageTimeoutError,
     StoreUnavailableError,
 )
 from jobs.payload import TENSORS
@@ -525,3 +529,81 @@ def test_a_commit_is_given_up_when_the_lease_must_be_gone(
     assert not _run(away, microbatch)
 
     assert house.view(task_id).state == "processing"  # the sweeper gives it to another
+
+
+# --- Stages that are ended ---
+
+
+def _halting(worker: Worker, error: PenstockError) -> Callable[[list[Any]], Any]:
+    """A stage function during which the run is ended, as the thread of the leases does."""
+
+    def stage(items: list[Any]) -> list[Any]:
+        for held in worker.leases.held():
+            held.halt.now(error)
+        return [error] * len(items)
+
+    return stage
+
+
+def test_jobs_whose_stage_took_too_long_together_come_back_as_suspects(
+    worker: Worker, house: House, stage_is: StageIs
+) -> None:
+    members, microbatch = _submit(house, INPUT, INPUT)
+    stage_is("preprocess", _halting(worker, StageTimeoutError("too long")))
+
+    assert not _run(worker, microbatch)
+
+    assert house.client.zcard(house.key("suspects:default")) == 1  # the other is in the window already
+    assert [house.view(each).attempt for each in members] == [1, 1]
+
+
+def test_a_job_whose_stage_took_too_long_alone_is_tried_again(
+    worker: Worker, house: House, stage_is: StageIs
+) -> None:
+    (task_id,), microbatch = _submit(house)
+    stage_is("preprocess", _halting(worker, StageTimeoutError("too long")))
+
+    _run(worker, microbatch)
+
+    assert (house.view(task_id).state, house.view(task_id).attempt) == ("queued", 2)
+
+
+def test_a_job_cancelled_during_its_run_is_cancelled(worker: Worker, house: House, stage_is: StageIs) -> None:
+    (task_id,), microbatch = _submit(house)
+
+    def cancelled(items: list[Any]) -> Any:
+        house.store.run(commands.cancel(task_id))
+        return _halting(worker, CancelledError("cancelled"))(items)
+
+    stage_is("preprocess", cancelled)
+    _run(worker, microbatch)
+
+    assert house.view(task_id).state == "cancelled"
+
+
+def test_a_lost_device_ends_the_process_and_gives_its_jobs_back(
+    worker: Worker, house: House, stage_is: StageIs
+) -> None:
+    members, microbatch = _submit(house, INPUT, INPUT)
+
+    def lost(_: list[Any]) -> Any:
+        raise DeviceLostError
+
+    stage_is("preprocess", lost)
+    with pytest.raises(ProcessEndedError) as ended:
+        _run(worker, microbatch)
+
+    assert ended.value.args == (75,)
+    assert [house.view(each).state for each in members] == ["queued", "queued"]
+    assert [house.view(each).attempt for each in members] == [1, 1]
+
+
+def test_a_fault_outside_the_stage_function_costs_neither_slot_nor_job(
+    worker: Worker, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (task_id,), microbatch = _submit(house)
+    monkeypatch.setattr(stages, "_commit", Mock(side_effect=SystemExit))
+
+    assert not _run(worker, microbatch)
+
+    assert house.view(task_id).state == "queued"

@@ -183,6 +183,13 @@ def test_a_raw_body_cannot_name_a_model() -> None:
 # --- Options that are none ---
 
 
+def test_a_wrong_value_is_not_repeated_at_length() -> None:
+    refused = _refused(InvalidInputError, _with(f'"lane": "{"z" * 100_000}"'))
+
+    assert refused.pointer == "/lane"
+    assert refused.detail.count("z") <= 200
+
+
 def test_an_unknown_field_is_pointed_at_and_the_known_ones_are_named() -> None:
     refused = _refused(InvalidInputError, _with('"ttl": 5'))
 

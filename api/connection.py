@@ -1,0 +1,132 @@
+"""The gateway's side of one connection: uvicorn's, with the bounds that uvicorn lacks.
+
+uvicorn waits for ever for the head of a request, takes a head of any size, and refuses broken framing in plain text.
+The body of a request is bounded by whoever asks for it (``api.http``, ``api.arrivals``). Here is bounded what
+arrives while nobody asks: the head, trailers, and the rest of a body that was refused before it had arrived. An
+honest request costs two comparisons: its head is there at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import chain
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from api.http import new_request_id
+from api.problems import refusal
+from jobs.errors import HeadTooLargeError, MalformedError, PenstockError, RequestTimeoutError
+
+log = logging.getLogger(__name__)
+
+HEADERS_MAX = 100
+HEAD_BYTES_MAX = 32 * 1024
+"""Target, names and values of a head; also trailers. What arrives in one piece is parsed before it is counted."""
+REST_BYTES_MAX = 64 * 1024 * 1024
+"""What is read, and dropped, of a body that was refused early: a client that still sends does not read its answer."""
+
+
+class Connection(HttpToolsProtocol):
+    """One connection; ``head_timeout_s`` bounds how long nobody may be served on it while bytes still come."""
+
+    head_timeout_s = 10.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._patience: asyncio.TimerHandle | None = None
+        self._idle_bytes = 0
+        """What has arrived since a head began, a head was whole, or a body grew."""
+        self._flaw: PenstockError = MalformedError("The request is not valid HTTP.")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, then look whether that led anywhere."""
+        cycle, scope = self.cycle, self.scope
+        held = 0 if cycle is None else len(cycle.body)
+        super().data_received(data)
+        grown = cycle is not None and len(cycle.body) != held
+        if self.cycle is not cycle or self.scope is not scope or grown:
+            self._idle_bytes = 0
+        else:
+            self._idle_bytes += len(data)
+            self._bound()
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait_for_head()
+        elif self._patience is not None:
+            self._stop_waiting()
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless its head is larger than any that we need."""
+        headers = self.headers
+        size = len(self.url) + sum(map(len, chain.from_iterable(headers)))
+        if len(headers) > HEADERS_MAX or size > HEAD_BYTES_MAX:
+            self._flaw = _too_large()
+            raise self._flaw  # the parser stops, and uvicorn calls send_400_response
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words, which are not ours
+        """Refuse what the parser could not read, in the form of all refusals."""
+        self._refuse(self._flaw)
+
+    @property
+    def _reads_head(self) -> bool:
+        return self.scope is not None and "path" not in self.scope
+
+    def _bound(self) -> None:
+        if self._reads_head or self.cycle is None or not self.cycle.response_complete:
+            if self._idle_bytes > HEAD_BYTES_MAX:
+                self._refuse(_too_large())
+        elif self._idle_bytes > REST_BYTES_MAX:
+            self.transport.close()
+
+    def _wait_for_head(self) -> None:
+        if self._patience is None and not self.transport.is_closing():
+            self._patience = self.loop.call_later(self.head_timeout_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        if self._reads_head:
+            self._refuse(RequestTimeoutError(f"The request's head did not arrive within {self.head_timeout_s:g} s."))
+        else:  # it never said anything, or has its answer
+            self.transport.close()
+
+    def _refuse(self, error: PenstockError) -> None:
+        """Answer, unless that has been done, and hang up."""
+        if self.transport.is_closing():
+            return
+        request_id = new_request_id()
+        said = refusal(error, request_id=request_id)
+        headers = [
+            *said.headers,
+            (b"x-request-id", request_id.encode()),
+            (b"content-length", b"%d" % len(said.body)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[said.status] + lines + b"\r\n" + said.body)
+        self.transport.close()
+        log.info("connection refused", extra={"code": error.code, "request_id": request_id})
+
+
+def connection(head_timeout_s: float) -> type[asyncio.Protocol]:
+    """The class of connections that give a head so long."""
+    return type("Connection", (Connection,), {"head_timeout_s": head_timeout_s})
+
+
+def _too_large() -> PenstockError:
+    return HeadTooLargeError(f"A request's head may have at most {HEADERS_MAX} fields and {HEAD_BYTES_MAX} bytes.")

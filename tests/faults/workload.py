@@ -1,0 +1,166 @@
+"""The workload of every case: jobs with known answers, submitted at a fixed rate whatever becomes of them.
+
+In 100 jobs 5 fail on purpose (a cut-off PNG, which passes the door's look at its header) and 5 are cancelled as soon
+as they are accepted; two tenants take turns; every fifth job is polled while the run goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.faults import POISON
+from tests.end_to_end.reference import inputs
+from tests.faults.client import Answer, Client
+from tests.faults.fault_system import TENANTS, FaultSystem
+from tests.system import ROOT
+
+Kind = Literal["good", "bad", "cancel", "poison"]
+
+RATE: Final = 50.0
+EVERY: Final = 20
+"""One in so many jobs fails on purpose, and one is cancelled."""
+POLL_EVERY: Final = 5
+REPEATS: Final = 0
+"""One in ten repeats its request with the same Idempotency-Key, once the gateway knows that header."""
+PROBE_S: Final = 0.1
+BAD_PNG: Final = (ROOT / "models" / "digits" / "samples" / "03-label-3.png").read_bytes()[:60]
+
+_seeds = itertools.count(1000)
+
+
+@dataclass
+class Submit:
+    """One job of the workload, and what it was answered."""
+
+    number: int
+    kind: Kind
+    tenant: str
+    sent_at: float = 0.0
+    answer: Answer | None = None
+    cancel: Answer | None = None
+    seen: dict[str, Any] | None = None
+    """The terminal document, where it was polled before the end."""
+
+    @property
+    def task_id(self) -> str:
+        """Empty unless it was accepted."""
+        return str(self.answer.body["task_id"]) if self.answer and self.answer.status == 202 else ""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody told the client what became of it."""
+        return self.answer is not None and self.answer.is_unknown
+
+
+class Workload:
+    """Submits ``jobs`` from a thread of its own; `join` waits for the last answer.
+
+    Not ``mixed``, all are good. The input of job ``poison`` is what the condition ``poison`` of a fault looks for.
+    """
+
+    def __init__(
+        self,
+        system: FaultSystem,
+        jobs: int,
+        *,
+        rate: float = RATE,
+        mixed: bool = True,
+        poison: int | None = None,
+        keepalive: bool = True,
+        urls: list[str] | None = None,
+    ) -> None:
+        self.rows: NDArray[np.float32] = inputs(jobs, next(_seeds))
+        self.submits = [
+            Submit(number, _kind(number) if mixed else "good", TENANTS[number % len(TENANTS)])
+            for number in range(jobs)
+        ]
+        if poison is not None:
+            self.submits[poison].kind = "poison"
+            self.rows[poison, 0] = POISON
+        self.probes: list[Answer] = []
+        """Answers of /livez, ten a second while it runs."""
+        self._rate = rate
+        self._keys = system.keys
+        self._client = Client(urls or system.urls, keepalive=keepalive)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="workload")
+        self.started_at = 0.0
+        self.ended_at = 0.0
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Every answer so far: of submits, cancels, polls and probes."""
+        return self._client.answers
+
+    @property
+    def running(self) -> bool:
+        """Whether it still submits."""
+        return self._thread.is_alive()
+
+    def accepted(self) -> list[Submit]:
+        """Those that got a 202."""
+        return [each for each in list(self.submits) if each.task_id]
+
+    def accepted_ids(self) -> set[str]:
+        """Their task ids."""
+        return {each.task_id for each in self.accepted()}
+
+    def start(self) -> Self:
+        """Begin to submit."""
+        self.started_at = time.monotonic()
+        self._thread.start()
+        return self
+
+    def join(self) -> None:
+        """Wait until the last submit was answered."""
+        self._thread.join()
+        self.ended_at = time.monotonic()
+
+    async def _run(self) -> None:
+        async with self._client, asyncio.TaskGroup() as group:
+            probing = group.create_task(self._probe())
+            async with asyncio.TaskGroup() as jobs:
+                for submit in self.submits:
+                    await asyncio.sleep(self.started_at + submit.number / self._rate - time.monotonic())
+                    jobs.create_task(self._one(submit))
+            probing.cancel()
+
+    async def _one(self, submit: Submit) -> None:
+        headers = {"Authorization": self._keys[submit.tenant]}
+        submit.sent_at = time.monotonic()
+        submit.answer = await self._client.ask("submit", "POST", **self._request(submit, headers))
+        if not submit.task_id:
+            return
+        if submit.kind == "cancel":
+            path = f"/result/{submit.task_id}/cancel"
+            submit.cancel = await self._client.ask("cancel", "POST", path, headers=headers)
+        elif submit.number % POLL_EVERY == 0:
+            headers |= {"Prefer": "wait=1"}
+            answer = await self._client.ask("poll", "GET", f"/result/{submit.task_id}", headers=headers)
+            submit.seen = answer.body if answer.status == 200 else None
+
+    def _request(self, submit: Submit, headers: dict[str, str]) -> dict[str, Any]:
+        if submit.kind == "bad":
+            picture = {"Content-Type": "image/png"}
+            return {"path": "/predict/digits", "content": BAD_PNG, "headers": headers | picture}
+        row = self.rows[submit.number].tolist()
+        return {"path": "/predict/tensor-demo", "json": {"input": row}, "headers": headers}
+
+    async def _probe(self) -> None:
+        while True:
+            self.probes.append(await self._client.ask("probe", "GET", "/livez"))
+            await asyncio.sleep(PROBE_S)
+
+
+def _kind(number: int) -> Kind:
+    place = number % EVERY
+    if place == EVERY // 2:
+        return "bad"
+    return "cancel" if place == EVERY - 1 else "good"
