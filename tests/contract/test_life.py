@@ -10,7 +10,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from jobs.connect import redis_client
 from tests.contract.life.clockwork import Break, own_clock
-from tests.contract.life.machine import NAMESPACE, Bench, Life, Steps
+from tests.contract.life.machine import Life
+from tests.contract.life.play import NAMESPACE, Bench, Play
 from tests.servers import RedisServer
 
 EXAMPLES = 100
@@ -27,11 +28,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def _live(bench: Bench, *, examples: int, number: int = 0, breaks: Sequence[Break] = (), shrink: bool = True) -> int:
     """Run so many examples; the steps they took."""
-    steps = Steps()
+    plays: list[Play] = []
 
     @seed(number)
     def life() -> Life:
-        return Life(bench, steps)
+        plays.append(Play(bench))
+        return Life(plays[-1])
 
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     profile = settings(
@@ -44,7 +46,7 @@ def _live(bench: Bench, *, examples: int, number: int = 0, breaks: Sequence[Brea
     )
     with own_clock(breaks):
         run_state_machine_as_test(life, settings=profile)
-    return steps.count
+    return sum(play.steps for play in plays)
 
 
 def test_no_mischief_breaks_a_law_of_the_store(bench: Bench) -> None:

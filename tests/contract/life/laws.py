@@ -6,7 +6,8 @@ import re
 
 from jobs.states import State
 from tests.contract.life.clockwork import CLOCK
-from tests.contract.life.ledger import SLACK_MS, Batch, Job, Ledger
+from tests.contract.life.entries import Batch, Job
+from tests.contract.life.ledger import SLACK_MS, Ledger
 from tests.contract.life.snapshot import NO_TTL, Snapshot, StoredBatch
 
 LASTING = re.compile(
@@ -45,7 +46,7 @@ def _job_is_as_the_ledger_says(job: Job, snapshot: Snapshot) -> None:
 
 def _job_is_in_one_place(job: Job, snapshot: Snapshot) -> None:
     """Never lost, never in two places; and what ended waits nowhere."""
-    places = snapshot.places(job.task_id)
+    places = snapshot.places.get(job.task_id, [])
     assert places == ([job.number or job.place] if job.is_open else []), f"{job.task_id} is in {places}"
     if job.place == "line":
         assert job.task_id in snapshot.family("line")[job.line]

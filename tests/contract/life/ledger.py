@@ -9,97 +9,20 @@ learns from the store (``adopt``), and ``laws`` says what is allowed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.commands import Beaten, Cancelled, Committed, Ended, Handover, MicroBatch, Outcome, Released, Swept, Taken, View
 from jobs.records import Job as Submitted
-from jobs.states import TERMINAL, Event, State, move
+from jobs.states import Event, State, move
+from tests.contract.life.entries import RETURNS_MAX, Batch, Job, Lease
 from tests.contract.life.snapshot import Snapshot
 
-Place = Literal["line", "retries", "suspects", "window", "ended"]
-
-RETURNS_MAX = 5
 LOST_AFTER_MS = 2_000
 WORKER_TTL_MS = 15_000
 DEAD_LETTERS_LOOK = 10
 SLACK_MS = 10_000
 """TTLs run on the server's own clock too, and an example takes a moment."""
 
-
-@dataclass(eq=False)
-class Job:
-    """A job as it must be. ``takes_left``: how often it may yet be given to a worker in preprocess."""
-
-    task_id: str
-    line: str
-    deadline: int
-    ttl_ms: int
-    limit: int
-    generation: int = 1
-    state: State = State.QUEUED
-    place: Place = "line"
-    number: str = ""
-    attempt: int = 1
-    promised: bool = False
-    takes_left: int = 1
-    takes: int = 0
-    forgiven: int = 0
-    """Times that it was lost as a suspect and not charged, because its holder lived."""
-    due: float = 0
-    """When its next attempt may begin."""
-    ended_at: int = 0
-    gone_at: int = 0
-    """When its record's TTL ends."""
-    forgotten: bool = False
-    has_input: bool = True
-    digest: str = ""
-    """Of its record since it ended."""
-
-    @property
-    def is_open(self) -> bool:
-        return self.state not in TERMINAL
-
-    @property
-    def can_replay(self) -> bool:
-        return move(self.state, Event.REPLAY) is not None
-
-    @property
-    def takes_max(self) -> int:
-        """In one generation: an attempt has one micro-batch in company and one alone, and one more alone each time
-        that it was forgiven; each micro-batch may come back unharmed RETURNS_MAX times."""
-        return (2 * self.limit + self.forgiven) * (RETURNS_MAX + 1)
-
-
-@dataclass(eq=False)
-class Lease:
-    holder: str
-    until: int
-    granted: int
-
-
-@dataclass(eq=False)
-class Batch:
-    number: str
-    line: str
-    stage: str
-    sequence: str
-    published: int
-    suspect: bool = False
-    members: list[str] = field(default_factory=list)
-    epoch: int = 0
-    lease: Lease | None = None
-    returned: int = 0
-    all_cancelled: bool = False
-
-    @property
-    def pool(self) -> str:
-        return self.line.split("/")[0]
-
-    @property
-    def queue(self) -> str:
-        pool, lane, *_ = self.line.split("/")
-        return f"{pool}.{self.stage}.{lane}"
 
 
 class Ledger:
@@ -167,7 +90,7 @@ class Ledger:
         if job.forgotten or (job.can_replay and not job.has_input):
             assert verdict == "gone"
             return
-        assert verdict == ("queued" if job.can_replay else _stored(job.state))
+        assert verdict == ("replayed" if job.can_replay else _stored(job.state))
         if job.can_replay:
             self._move(job, Event.REPLAY)
             self._open_generation(job, deadline)
@@ -272,7 +195,7 @@ class Ledger:
             job.takes_left -= batch.stage == "preprocess"
 
     def committed(self, taken: Taken, handover: Handover, outcomes: Sequence[Outcome], reply: Committed) -> None:
-        batch = self._held(taken)
+        batch = self.held(taken)
         assert reply.held == (batch is not None)
         if batch is None:
             assert (reply.publish, reply.ended, reply.goes_on) == ([], [], False)
@@ -293,7 +216,7 @@ class Ledger:
         self._published(reply.publish)
 
     def released(self, taken: Taken, how: Literal["unharmed", "failed"], reply: Released) -> None:
-        batch = self._held(taken)
+        batch = self.held(taken)
         if batch is None:
             assert (reply.publish, reply.ended) == ([], [])
             return
@@ -366,11 +289,6 @@ class Ledger:
 
     # --- what several commands do ---
 
-    def _held(self, taken: Taken) -> Batch | None:
-        """The micro-batch, while this very lease of it is held."""
-        batch = self.batches.get(taken.number)
-        return batch if batch and batch.lease and batch.epoch == taken.epoch else None
-
     def _open(self, batch: Batch) -> list[Job]:
         """The jobs that travel in it; one that ended, and was perhaps replayed since, does not."""
         members = (self.jobs[task_id] for task_id in batch.members)
@@ -436,6 +354,11 @@ class Ledger:
                 new = Batch(each.number, each.line, each.stage, each.sequence, self.now)
                 self.batches[each.number] = new
                 self._fresh.append(new)
+
+    def held(self, taken: Taken) -> Batch | None:
+        """The micro-batch, while this very lease of it is held."""
+        batch = self.batches.get(taken.number)
+        return batch if batch and batch.lease and batch.epoch == taken.epoch else None
 
     def open_jobs(self) -> Iterator[Job]:
         """Those that have not ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from jobs.states import State
@@ -103,13 +104,17 @@ class Snapshot:
         start = f"{name}:"
         return {key.removeprefix(start): each for key, each in self.sorted_sets.items() if key.startswith(start)}
 
-    def places(self, task_id: str) -> list[str]:
-        """Each place where the job is to be found."""
-        found = ["line" for line in self.family("line").values() if task_id in line]
-        found += ["suspects" for suspects in self.family("suspects").values() if task_id in suspects]
-        found += ["retries"] * (task_id in self.sorted_sets.get("retries", ()))
-        if number := self.jobs[task_id].number:
-            found.append(number)
+    @cached_property
+    def places(self) -> dict[str, list[str]]:
+        """Each place where a job is to be found."""
+        found: dict[str, list[str]] = {}
+        for name, members in self.sorted_sets.items():
+            family = name.partition(":")[0]
+            for task_id in members if family in {"line", "suspects", "retries"} else ():
+                found.setdefault(task_id, []).append(family)
+        for task_id, job in self.jobs.items():
+            if job.number:
+                found.setdefault(task_id, []).append(job.number)
         return found
 
 
