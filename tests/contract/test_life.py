@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from jobs.connect import redis_client
 from tests.contract.life.clockwork import Break, own_clock
-from tests.contract.life.machine import Life
+from tests.contract.life.misfortunes import Misfortunes
 from tests.contract.life.play import NAMESPACE, Bench, Play
 from tests.servers import RedisServer
 
@@ -31,9 +31,9 @@ def _live(bench: Bench, *, examples: int, number: int = 0, breaks: Sequence[Brea
     plays: list[Play] = []
 
     @seed(number)
-    def life() -> Life:
+    def life() -> Misfortunes:
         plays.append(Play(bench))
-        return Life(plays[-1])
+        return Misfortunes(plays[-1])
 
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     profile = settings(

@@ -34,7 +34,9 @@ def check(ledger: Ledger, snapshot: Snapshot) -> None:
 
 def _job_is_as_the_ledger_says(job: Job, snapshot: Snapshot) -> None:
     stored = snapshot.jobs[job.task_id]
-    assert snapshot.state(job.task_id) is job.state, f"{job.task_id} is {snapshot.state(job.task_id)}, not {job.state}"
+    assert snapshot.state(job.task_id) is job.state, (
+        f"{job.task_id} is {snapshot.state(job.task_id)}, not {job.state}"
+    )
     if job.state is State.COMPLETED:
         return  # nothing but its document is left
     assert (stored.attempt, stored.deadline, stored.line) == (job.attempt, str(job.deadline), job.line)

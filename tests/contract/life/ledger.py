@@ -11,7 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from jobs.commands import Beaten, Cancelled, Committed, Ended, Handover, MicroBatch, Outcome, Released, Swept, Taken, View
+from jobs.commands import (
+    Beaten,
+    Cancelled,
+    Committed,
+    Doubtful,
+    Ended,
+    Handover,
+    MicroBatch,
+    Outcome,
+    Released,
+    Swept,
+    Taken,
+    View,
+)
 from jobs.records import Job as Submitted
 from jobs.states import Event, State, move
 from tests.contract.life.entries import RETURNS_MAX, Batch, Job, Lease
@@ -20,9 +33,8 @@ from tests.contract.life.snapshot import Snapshot
 LOST_AFTER_MS = 2_000
 WORKER_TTL_MS = 15_000
 DEAD_LETTERS_LOOK = 10
-SLACK_MS = 10_000
+SLACK_MS = 2_000
 """TTLs run on the server's own clock too, and an example takes a moment."""
-
 
 
 class Ledger:
@@ -36,6 +48,8 @@ class Ledger:
         self.received: dict[str, int] = {}
         self.letters: list[str] = []
         self.sequence = 0
+        self.sweeper = ("", 0)
+        """Who sweeps, and until when."""
         self.ends: list[tuple[str, State]] = []
         """The jobs that this step ended."""
         self.announced: list[str] = []
@@ -108,9 +122,15 @@ class Ledger:
             self.letters.remove(task_id)
             self._drop(self.jobs[task_id])
 
-    def swept(self, reply: Swept) -> None:
-        if not reply.turn:
-            return
+    def swept(self, name: str, lease_ms: int, reply: Swept) -> None:
+        other, until = self.sweeper
+        if other != name and abs(until - self.now) > SLACK_MS:
+            assert reply.turn == (until < self.now), "two sweep at once, or none"
+        if reply.turn:
+            self.sweeper = name, self.now + lease_ms
+            self._swept(reply)
+
+    def _swept(self, reply: Swept) -> None:
         self._sweep_jobs()
         self._sweep_workers()
         lost = [each for each in self.batches.values() if each.lease and each.lease.until <= self.now]
@@ -141,8 +161,15 @@ class Ledger:
         for batch in batches:
             assert self.received.get(batch.queue, 0) > batch.published
 
-    def republished(self, publish: Sequence[MicroBatch]) -> None:
-        assert all(each.number in self.batches for each in publish)
+    def republished(self, lost: Sequence[Doubtful], publish: Sequence[MicroBatch]) -> None:
+        """Those that nobody took, and nobody published again, since they were doubted."""
+        waiting = {each.number: each.sequence for each in self.batches.values() if each.lease is None}
+        expected = [
+            number
+            for number, sequence in dict.fromkeys((each.number, each.sequence) for each in lost)
+            if waiting.get(number) == sequence
+        ]
+        assert [each.number for each in publish] == expected
         self._published(publish)
 
     # --- what workers do ---

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from jobs import commands
 from jobs.commands import MicroBatch, Taken
 from jobs.records import LANES, STAGES, Lane, StageName
-from tests.contract.life.play import DAY_MS, HOUR_MS, LEASE_MS, POOLS, Fate, How, Play
+from tests.contract.life.play import DAY_MS, HOUR_MS, POOLS, Fate, How, Play
 
 T = TypeVar("T")
 
@@ -22,17 +22,18 @@ JOBS_MAX = 15
 """Jobs of one example: a few are enough to meet, and every step looks at all of them."""
 TIMES_MS = (*(1, 100, 1_000, 2_100, 4_500, 6_100) * 3, 16_000, 60_000, HOUR_MS, 3 * HOUR_MS)
 TTLS_MS = (1_500, 5_000, 60_000, DAY_MS, 30 * DAY_MS, 30 * DAY_MS)
-FATES: tuple[Fate, ...] = ("on", "on", "on", "fail", "retry at once", "retry later")
+ANY_FATES: tuple[Fate, ...] = ("on", "on", "on", "fail", "retry at once", "retry later")
 KINDS = [(model, lane) for model in POOLS for lane in LANES]
 
 recent = st.integers(0, 9)
 """An index from the youngest on."""
 workers = st.integers(0, 2)
+fates = st.tuples(*[st.sampled_from(ANY_FATES)] * 3)
 hows: st.SearchStrategy[How] = st.sampled_from(("unharmed", "failed"))
 
 
 class Life(RuleBasedStateMachine):
-    """One example: a play with three workers. One that crashed is replaced by one of another name."""
+    """What may happen at any moment, one thing at a time. A play with three workers. One that crashed is replaced by one of another name."""
 
     def __init__(self, play: Play) -> None:
         super().__init__()
@@ -63,38 +64,43 @@ class Life(RuleBasedStateMachine):
     @rule(which=recent)
     def submit_again(self, which: int) -> None:
         """A gateway whose connection broke asks again."""
-        job = _pick(self.play.submitted, which)
+        job = pick(self.play.submitted, which)
         if not self.play.ledger.jobs[job.task_id].forgotten:
             self.play.submit([job])
 
     @precondition(lambda self: self.play.submitted)
     @rule(which=recent)
     def cancel(self, which: int) -> None:
-        self.play.cancel(_pick(self.play.submitted, which).task_id)
+        self.play.cancel(pick(self.play.submitted, which).task_id)
 
-    @precondition(lambda self: self._held())
-    @rule(which=recent, member=recent)
-    def cancel_what_runs(self, which: int, member: int) -> None:
-        self.play.cancel(_pick(_pick(self._held(), which).members, member).task_id)
+    @precondition(lambda self: self._waiting())
+    @rule(which=recent)
+    def cancel_what_waits(self, which: int) -> None:
+        """For its next attempt, or as a suspect."""
+        self.play.cancel(pick(self._waiting(), which))
+
+    def _waiting(self) -> list[str]:
+        jobs = self.play.ledger.jobs.values()
+        return [job.task_id for job in jobs if job.place in {"retries", "suspects"}]
 
     @precondition(lambda self: self.play.submitted)
     @rule(which=recent, count=st.integers(1, 3))
     def read(self, which: int, count: int) -> None:
         jobs = self.play.submitted
-        self.play.read([_pick(jobs, which + i).task_id for i in range(min(count, len(jobs)))])
+        self.play.read([pick(jobs, which + i).task_id for i in range(min(count, len(jobs)))])
 
     @precondition(lambda self: self.play.submitted)
     @rule(which=recent)
     def replay(self, which: int) -> None:
         """Any job; most may not be run again."""
-        self._replay(_pick(self.play.submitted, which).task_id)
+        self.run_again(pick(self.play.submitted, which).task_id)
 
     @precondition(lambda self: self._replayable())
     @rule(which=recent)
     def replay_what_failed(self, which: int) -> None:
-        self._replay(_pick(self._replayable(), which))
+        self.run_again(pick(self._replayable(), which))
 
-    def _replay(self, task_id: str) -> None:
+    def run_again(self, task_id: str) -> None:
         head = self.play.store.run(commands.head_of(task_id))
         self.play.replay(task_id, head or self.play.submitted[0].head)
 
@@ -104,7 +110,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.play.ledger.letters)
     @rule(which=recent)
     def drop(self, which: int) -> None:
-        self.play.drop(_pick(self.play.ledger.letters, which))
+        self.play.drop(pick(self.play.ledger.letters, which))
 
     # --- the broker ---
 
@@ -112,10 +118,10 @@ class Life(RuleBasedStateMachine):
     @rule(which=recent, worker=workers)
     def deliver(self, which: int, worker: int) -> None:
         """Any message that waits, in any order."""
-        self._deliver(which, self.names[worker])
+        self.hand(which, self.names[worker])
 
-    def _deliver(self, which: int, name: str) -> Taken:
-        message = _pick(self.play.pending, which)
+    def hand(self, which: int, name: str) -> Taken:
+        message = pick(self.play.pending, which)
         self.play.pending.remove(message)
         return self.play.take(message, name)
 
@@ -123,45 +129,56 @@ class Life(RuleBasedStateMachine):
     @rule(which=st.integers(0, 40), worker=workers)
     def deliver_again(self, which: int, worker: int) -> None:
         """Any message that was ever published."""
-        self.play.take(_pick(self.play.history, which), self.names[worker])
+        self.play.take(pick(self.play.history, which), self.names[worker])
 
     @precondition(lambda self: self.play.history)
     @rule(which=recent, worker=workers, stage=st.sampled_from(STAGES))
     def deliver_to_any_stage(self, which: int, worker: int, stage: StageName) -> None:
-        message = _pick(self.play.history, which)
+        message = pick(self.play.history, which)
         self.play.take(MicroBatch(message.number, message.sequence, stage, message.line), self.names[worker])
 
     @precondition(lambda self: self.play.pending)
     @rule(which=recent)
     def lose_message(self, which: int) -> None:
-        self.play.pending.remove(_pick(self.play.pending, which))
+        self.play.pending.remove(pick(self.play.pending, which))
 
     # --- workers ---
 
-    def _held(self) -> list[Taken]:
+    def held(self) -> list[Taken]:
         """What somebody holds now."""
         return [taken for _, taken in self.play.taken if self.play.ledger.held(taken)]
 
-    @precondition(lambda self: self._held())
-    @rule(which=recent, fates=st.tuples(*[st.sampled_from(FATES)] * 3), cost_us=st.sampled_from((10, 20_000)))
-    def commit(self, which: int, fates: tuple[Fate, ...], cost_us: int) -> None:
-        self.play.commit(_pick(self._held(), which), fates, cost_us)
+    def busy(self) -> bool:
+        return bool(self.play.pending or self.held())
+
+    def in_hand(self, which: int, worker: int) -> Taken | None:
+        """What somebody holds now; where nobody does, this worker takes a message."""
+        if not self.held() and self.play.pending:
+            self.hand(which, self.names[worker])
+        return pick(self.held(), which) if self.held() else None
+
+    @precondition(lambda self: self.busy())
+    @rule(which=recent, worker=workers, fates=fates, cost_us=st.sampled_from((10, 20_000)))
+    def commit(self, which: int, worker: int, fates: tuple[Fate, ...], cost_us: int) -> None:
+        if taken := self.in_hand(which, worker):
+            self.play.commit(taken, fates, cost_us)
 
     @precondition(lambda self: self.play.taken)
-    @rule(which=recent, fates=st.tuples(*[st.sampled_from(FATES)] * 3))
+    @rule(which=recent, fates=fates)
     def commit_anything(self, which: int, fates: tuple[Fate, ...]) -> None:
         """What was perhaps committed before, given back, or is held by another by now."""
-        self.play.commit(_pick(self.play.taken, which)[1], fates)
+        self.play.commit(pick(self.play.taken, which)[1], fates)
 
-    @precondition(lambda self: self._held())
-    @rule(which=recent, how=hows)
-    def release(self, which: int, how: How) -> None:
-        self.play.release(_pick(self._held(), which), how)
+    @precondition(lambda self: self.busy())
+    @rule(which=recent, worker=workers, how=hows)
+    def release(self, which: int, worker: int, how: How) -> None:
+        if taken := self.in_hand(which, worker):
+            self.play.release(taken, how)
 
     @precondition(lambda self: self.play.taken)
     @rule(which=recent, how=hows)
     def release_anything(self, which: int, how: How) -> None:
-        self.play.release(_pick(self.play.taken, which)[1], how)
+        self.play.release(pick(self.play.taken, which)[1], how)
 
     @rule(worker=workers, slots=st.integers(0, 2))
     def beat(self, worker: int, slots: int) -> None:
@@ -178,47 +195,6 @@ class Life(RuleBasedStateMachine):
     def leave(self, worker: int) -> None:
         self.play.leave(self.names[worker])
 
-    # --- lives that chance alone would seldom find ---
-
-    @precondition(lambda self: self.play.pending)
-    @rule(worker=workers, stages=st.integers(1, 3))
-    def serve(self, worker: int, stages: int) -> None:
-        """The oldest message goes through some stages without mishap."""
-        self.play.serve(self.play.pending.pop(0), self.names[worker], stages)
-
-    @precondition(lambda self: self.play.pending)
-    @rule(which=recent, worker=workers)
-    def die_with(self, which: int, worker: int) -> None:
-        """A worker dies with a message in its hands, and the sweeper finds out."""
-        self._deliver(which, self.names[worker])
-        self.crash(worker)
-        self.play.pass_time(LEASE_MS + 100)
-        self.play.sweep()
-
-    @precondition(lambda self: self.play.pending)
-    @rule(which=recent, worker=workers)
-    def miss_a_reply(self, which: int, worker: int) -> None:
-        """A worker never learns that it holds a lease, so lets it run out, and lives."""
-        if self._deliver(which, self.names[worker]).verdict == "taken":
-            self.play.taken.pop()
-        self.play.pass_time(LEASE_MS + 100)
-        self.play.beat(self.names[worker], 1)
-        self.play.sweep()
-
-    @precondition(lambda self: self.play.pending)
-    @rule(which=recent, worker=workers, times=st.integers(1, 7))
-    def give_back(self, which: int, worker: int, times: int) -> None:
-        """A worker takes the same micro-batch again and again, and gives it back unharmed."""
-        number = _pick(self.play.pending, which).number
-        for _ in range(times):
-            taken = self._deliver(which, self.names[worker])
-            if taken.verdict != "taken":
-                return
-            self.play.release(taken, "unharmed")
-            which = 0
-            if not self.play.pending or self.play.pending[-1].number != number:
-                return
-
     # --- the sweeper and the clock ---
 
     @rule(name=st.sampled_from(("one", "one", "two")))
@@ -229,7 +205,7 @@ class Life(RuleBasedStateMachine):
     @rule(which=recent, count=st.integers(1, 3))
     def republish(self, which: int, count: int) -> None:
         """As if the broker had said that the queues are empty: now, long after the sweep, or falsely."""
-        self.play.republish([_pick(self.play.doubtful, which + i) for i in range(count)])
+        self.play.republish([pick(self.play.doubtful, which + i) for i in range(count)])
 
     @rule(ms=st.sampled_from(TIMES_MS))
     def pass_time(self, ms: int) -> None:
@@ -240,5 +216,5 @@ class Life(RuleBasedStateMachine):
         self.play.pass_time(-ms)
 
 
-def _pick(items: Sequence[T], which: int) -> T:
+def pick(items: Sequence[T], which: int) -> T:
     return items[-1 - which % len(items)]

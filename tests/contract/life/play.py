@@ -7,6 +7,7 @@ must hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from jobs import commands
@@ -25,11 +26,11 @@ T = TypeVar("T")
 NAMESPACE = "life"
 START_MS = 1_700_000_000_000
 LEASE_MS = 6_000
-SWEEPER_LEASE_MS = 3_000
+SWEEPER_LEASE_MS = 5_000
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 FLOW = Flow.of(read_settings())._replace(
-    per_slot=1, jobs_max=3, retention_ms=HOUR_MS, dead_letter_retention_ms=2 * HOUR_MS, dead_letters_max=3
+    per_slot=1, jobs_max=3, retention_ms=HOUR_MS, dead_letter_retention_ms=2 * HOUR_MS, dead_letters_max=2
 )
 POOLS = {"a": "one", "b": "one", "c": "two"}
 """The pool of each model."""
@@ -152,7 +153,9 @@ class Play:
         """Commit a stage; the chain's next message is published. Whether it goes on."""
         following = None if taken.stage == STAGES[-1] else STAGES[STAGES.index(taken.stage) + 1]
         outcomes = [
-            _outcome(member.task_id, fate, last=following is None, may_retry=member.attempt < member.head.attempts_max)
+            _outcome(
+                member.task_id, fate, last=following is None, may_retry=member.attempt < member.head.attempts_max
+            )
             for member, fate in zip(taken.members, fates, strict=False)
         ]
         leaving = [outcome for outcome in outcomes if outcome]
@@ -187,13 +190,19 @@ class Play:
             message = self.pending.pop()
         self.pending.append(message)
 
+    def newest(self, number: str) -> MicroBatch | None:
+        """The last message of a micro-batch, even where it was received or lost."""
+        return next((each for each in reversed(self.history) if each.number == number), None)
+
     # --- the sweeper ---
 
     def sweep(self, name: str = "one") -> None:
-        self.doubtful += self.run(commands.sweep(name, SWEEPER_LEASE_MS, 200), self.ledger.swept).doubtful
+        command = commands.sweep(name, SWEEPER_LEASE_MS, 200)
+        foretold = partial(self.ledger.swept, name, SWEEPER_LEASE_MS)
+        self.doubtful += self.run(command, foretold).doubtful
 
     def republish(self, lost: Sequence[Doubtful]) -> None:
-        self.publish(self.run(commands.republish(lost), self.ledger.republished))
+        self.publish(self.run(commands.republish(lost), partial(self.ledger.republished, lost)))
 
     # --- the end ---
 
@@ -211,7 +220,9 @@ class Play:
                 break
         assert [job.task_id for job in self.ledger.open_jobs()] == [], "open for ever"
         assert list(self.ledger.batches) == [], "in the window for ever"
-        assert sorted(self.bench.heard()) == sorted(self.ledger.announced), "who waits for results hears of each end once"
+        assert sorted(self.bench.heard()) == sorted(self.ledger.announced), (
+            "who waits for results hears of each end once"
+        )
 
     def _queues(self) -> set[str]:
         return {f"{each.pool}.{each.stage}.{each.lane}" for each in self.pending}
