@@ -1,0 +1,397 @@
+"""What must be true of every job, kept beside the store in plain Python.
+
+The ledger knows three things of its own: the table of ``jobs.states``, who holds which lease, and what the docs promise
+(docs/architecture.md, docs/decisions). From these it foretells the verdict of each command and the state of each
+job after it. One thing it does not foretell: which of the waiting jobs a script puts into the window. That it
+learns from the store (``adopt``), and ``laws`` says what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from jobs.commands import (
+    Beaten,
+    Cancelled,
+    Committed,
+    Doubtful,
+    Ended,
+    Handover,
+    MicroBatch,
+    Outcome,
+    Released,
+    Swept,
+    Taken,
+    View,
+)
+from jobs.records import Job as Submitted
+from jobs.states import Event, State, move
+from tests.contract.life.entries import RETURNS_MAX, Batch, Job, Lease
+from tests.contract.life.snapshot import Snapshot
+
+LOST_AFTER_MS = 2_000
+WORKER_TTL_MS = 15_000
+DEAD_LETTERS_LOOK = 10
+SLACK_MS = 2_000
+"""TTLs run on the server's own clock too, and an example takes a moment."""
+
+
+class Ledger:
+    """One method for each command, called with the command's reply; the instant is ``now``."""
+
+    def __init__(self, now: int, retention_ms: int, dead_letter_retention_ms: int, dead_letters_max: int) -> None:
+        self.now = now
+        self.jobs: dict[str, Job] = {}
+        self.batches: dict[str, Batch] = {}
+        self.seen: dict[str, int] = {}
+        self.received: dict[str, int] = {}
+        self.letters: list[str] = []
+        self.sequence = 0
+        self.sweeper = ("", 0)
+        """Who sweeps, and until when."""
+        self.ends: list[tuple[str, State]] = []
+        """The jobs that this step ended."""
+        self.announced: list[str] = []
+        """The jobs that the steps before ended, in no order within a step."""
+        self._fresh: list[Batch] = []
+        self._retention_ms = retention_ms
+        self._letter_retention_ms = dead_letter_retention_ms
+        self._letters_max = dead_letters_max
+
+    # --- what gateways do ---
+
+    def submitted(self, jobs: Iterable[Submitted], publish: Sequence[MicroBatch]) -> None:
+        for job in jobs:
+            head = job.head
+            ttl_ms = head.deadline_at_ms - head.queued_at_ms
+            new = Job(job.task_id, job.line, head.deadline_at_ms, ttl_ms, head.attempts_max)
+            self.jobs.setdefault(job.task_id, new)
+        self._published(publish)
+
+    def cancelled(self, task_id: str, reply: Cancelled) -> None:
+        assert reply.verdict == self._cancel(self.jobs[task_id])
+        self._check_ends(reply.ended)
+
+    def _cancel(self, job: Job) -> str:
+        if job.forgotten:
+            return "gone"
+        batch = self.batches.get(job.number)
+        if job.is_open and job.deadline <= self.now:
+            self._leave(job, Event.EXPIRE)
+        elif job.is_open and batch and batch.lease:
+            job.promised = True
+            batch.all_cancelled = all(each.promised for each in self._open(batch))
+            return "cancelling"
+        elif job.is_open:
+            self._leave(job, Event.CANCEL)
+        return "cancelled" if job.state is State.CANCELLED else "ended"
+
+    def read(self, task_ids: Sequence[str], views: Sequence[View | None]) -> None:
+        for task_id, view in zip(task_ids, views, strict=True):
+            job = self.jobs[task_id]
+            late = job.is_open and job.deadline <= self.now
+            if late:
+                self._leave(job, Event.EXPIRE)
+            assert (view is None) == job.forgotten
+            if view is not None:
+                assert (view.state, view.ended_here) == (job.state, late)
+                if view.head:
+                    assert (view.attempt, view.head.generation) == (job.attempt, job.generation)
+
+    def replayed(self, task_id: str, verdict: str, deadline: int) -> None:
+        job = self.jobs[task_id]
+        if job.forgotten or (job.can_replay and not job.has_input):
+            assert verdict == "gone"
+            return
+        assert verdict == ("replayed" if job.can_replay else _stored(job.state))
+        if job.can_replay:
+            self._move(job, Event.REPLAY)
+            self._open_generation(job, deadline)
+
+    def _open_generation(self, job: Job, deadline: int) -> None:
+        job.generation += 1
+        job.deadline, job.place, job.attempt, job.promised = deadline, "line", 1, False
+        job.takes_left, job.takes, job.forgiven = 1, 0, 0
+        if job.task_id in self.letters:
+            self.letters.remove(job.task_id)
+
+    def dropped(self, task_id: str, count: int) -> None:
+        assert count == int(task_id in self.letters)
+        if count:
+            self.letters.remove(task_id)
+            self._drop(self.jobs[task_id])
+
+    def swept(self, name: str, lease_ms: int, reply: Swept) -> None:
+        other, until = self.sweeper
+        if other != name and abs(until - self.now) > SLACK_MS:
+            assert reply.turn == (until < self.now), "two sweep at once, or none"
+        if reply.turn:
+            self.sweeper = name, self.now + lease_ms
+            self._swept(reply)
+
+    def _swept(self, reply: Swept) -> None:
+        self._sweep_jobs()
+        self._sweep_workers()
+        lost = [each for each in self.batches.values() if each.lease and each.lease.until <= self.now]
+        for batch in lost:
+            self._recover(batch, charged=self._is_charged(batch))
+        assert reply.recovered == len(lost)
+        for each in (*reply.publish, *reply.doubtful):
+            batch_ = self.batches.get(each.number)
+            assert batch_ is None or (batch_.lease is None and self.now >= batch_.published + LOST_AFTER_MS)
+        self._overtaken([self.batches[each.number] for each in reply.publish if each.number in self.batches])
+        self._check_ends(reply.ended)
+        self._published(reply.publish)
+
+    def _sweep_jobs(self) -> None:
+        for job in self.jobs.values():
+            if job.is_open and job.deadline <= self.now:
+                self._leave(job, Event.EXPIRE)
+            elif job.place == "retries" and job.due <= self.now:
+                job.place = "line"
+
+    def _sweep_workers(self) -> None:
+        self.seen = {holder: at for holder, at in self.seen.items() if at > self.now - WORKER_TTL_MS}
+        oldest = self.letters[:DEAD_LETTERS_LOOK]
+        self.letters = [each for each in self.letters if each not in oldest or not self.jobs[each].forgotten]
+
+    def _overtaken(self, batches: Iterable[Batch]) -> None:
+        """The sweeper itself publishes again only what a younger message overtook."""
+        for batch in batches:
+            assert self.received.get(batch.queue, 0) > batch.published
+
+    def republished(self, lost: Sequence[Doubtful], publish: Sequence[MicroBatch]) -> None:
+        """Those that nobody took, and nobody published again, since they were doubted."""
+        waiting = {each.number: each.sequence for each in self.batches.values() if each.lease is None}
+        expected = [
+            number
+            for number, sequence in dict.fromkeys((each.number, each.sequence) for each in lost)
+            if waiting.get(number) == sequence
+        ]
+        assert [each.number for each in publish] == expected
+        self._published(publish)
+
+    # --- what workers do ---
+
+    def took(self, message: MicroBatch, holder: str, lease_ms: int, reply: Taken) -> None:
+        assert reply.verdict == self._verdict(message)
+        batch = self.batches.get(message.number)
+        if batch and reply.verdict in {"held", "recovered", "taken", "empty"}:
+            self.received[batch.queue] = max(self.received.get(batch.queue, 0), batch.published)
+        if batch and reply.verdict == "recovered":
+            self._recover(batch, charged=self._is_charged(batch))
+        if batch and reply.verdict in {"taken", "empty"}:
+            self._start(batch, reply)
+        if batch and reply.verdict == "taken":
+            batch.epoch += 1
+            batch.lease = Lease(holder, self.now + lease_ms, lease_ms)
+            assert (reply.epoch, reply.line, reply.suspect) == (batch.epoch, batch.line, batch.suspect)
+        if reply.verdict == "empty":
+            del self.batches[message.number]
+        self._check_ends(reply.ended)
+        self._published(reply.publish)
+
+    def _verdict(self, message: MicroBatch) -> str:
+        batch = self.batches.get(message.number)
+        if batch is None:
+            return "gone"
+        if batch.sequence != message.sequence:
+            return "superseded"
+        if batch.stage != message.stage:
+            return "passed"
+        if batch.lease:
+            return "held" if batch.lease.until > self.now else "recovered"
+        return "taken" if any(self._may_run(job) for job in self._open(batch)) else "empty"
+
+    def _may_run(self, job: Job) -> bool:
+        return job.is_open and not job.promised and job.deadline > self.now
+
+    def _start(self, batch: Batch, reply: Taken) -> None:
+        given = [job for job in self._open(batch) if self._may_run(job)]
+        places = [batch.members.index(job.task_id) for job in given]
+        assert [(each.task_id, each.attempt, each.place) for each in reply.members] == [
+            (job.task_id, job.attempt, place) for job, place in zip(given, places, strict=True)
+        ]
+        for job in self._open(batch):
+            if job not in given:
+                self._leave(job, Event.EXPIRE)
+        for job in given:
+            self._move(job, Event.START)
+            job.takes += batch.stage == "preprocess"
+            job.takes_left -= batch.stage == "preprocess"
+
+    def committed(self, taken: Taken, handover: Handover, outcomes: Sequence[Outcome], reply: Committed) -> None:
+        batch = self.held(taken)
+        assert reply.held == (batch is not None)
+        if batch is None:
+            assert (reply.publish, reply.ended, reply.goes_on) == ([], [], False)
+            return
+        for outcome in outcomes:
+            if (job := self.jobs[outcome.task_id]) in self._open(batch):
+                self._leave(job, outcome.event)
+        for job in self._open(batch):
+            if job.promised:
+                self._leave(job, Event.CANCEL)
+        assert reply.goes_on == bool(handover.following and handover.going_on)
+        if handover.following and handover.going_on:
+            batch.stage, batch.members = handover.following, list(handover.going_on)
+            batch.lease, batch.published = None, self.now
+        else:
+            del self.batches[batch.number]
+        self._check_ends(reply.ended)
+        self._published(reply.publish)
+
+    def released(self, taken: Taken, how: Literal["unharmed", "failed"], reply: Released) -> None:
+        batch = self.held(taken)
+        if batch is None:
+            assert (reply.publish, reply.ended) == ([], [])
+            return
+        batch.returned += 1
+        if how == "failed" or batch.returned > RETURNS_MAX:
+            self._recover(batch, charged=batch.suspect or how == "unharmed")
+        else:
+            batch.stage, batch.lease = "preprocess", None
+            for job in self._open(batch):
+                job.takes_left += 1
+            assert [each.number for each in reply.publish] == [batch.number]
+        self._check_ends(reply.ended)
+        self._published(reply.publish)
+
+    def beaten(self, holder: str, held: Sequence[tuple[str, int]], lease_ms: int, reply: Beaten) -> None:
+        self.seen[holder] = self.now
+        lost, cancelled = [], []
+        for number, epoch in held:
+            batch = self.batches.get(number)
+            if batch is None or batch.lease is None or (batch.epoch, batch.lease.holder) != (epoch, holder):
+                lost.append(number)
+                continue
+            batch.lease.until = self.now + lease_ms
+            if batch.all_cancelled:
+                cancelled.append(number)
+        assert (reply.now_ms, reply.lost, reply.cancelled) == (self.now, lost, cancelled)
+
+    def left(self, holder: str) -> None:
+        self.seen.pop(holder, None)
+
+    # --- time, and what the store chose ---
+
+    def passed(self, ms: int) -> None:
+        self.now += ms
+
+    def step_ends(self) -> None:
+        """What this step ended is told, and must not be told again."""
+        self.announced += [task_id for task_id, _ in self.ends]
+        self.ends.clear()
+
+    def vanishing(self) -> bool:
+        """Whether a record is at the very end of its TTL: the server may delete it at any moment."""
+        return any(not job.is_open and not job.forgotten and job.gone_at <= self.now for job in self.jobs.values())
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Learn which jobs the new micro-batches carry, when retries are due, and which records are gone by now."""
+        for batch in self._fresh:
+            stored = snapshot.batches[batch.number]
+            batch.suspect, batch.members = stored.suspect, list(stored.members)
+            self._embark(batch)
+        self._fresh.clear()
+        due = snapshot.sorted_sets.get("retries", {})
+        for job in self.jobs.values():
+            if job.place == "retries":
+                job.due = due[job.task_id]
+            if job.task_id not in snapshot.jobs and not job.forgotten:
+                assert not job.is_open, f"{job.task_id} is lost"
+                assert self.now >= job.gone_at - SLACK_MS, f"{job.task_id} is gone too early"
+                job.forgotten = True
+        order = list(snapshot.sorted_sets.get("dead-letters", {}))
+        assert sorted(order) == sorted(self.letters)
+        self.letters = order
+
+    def _embark(self, batch: Batch) -> None:
+        assert batch.members
+        for job in (self.jobs[task_id] for task_id in batch.members):
+            assert (job.line, job.place) == (batch.line, "suspects" if batch.suspect else "line")
+            job.place, job.number = "window", batch.number
+        assert len(batch.members) == 1 or not batch.suspect, "a suspect in company"
+
+    # --- what several commands do ---
+
+    def _open(self, batch: Batch) -> list[Job]:
+        """The jobs that travel in it; one that ended, and was perhaps replayed since, does not."""
+        members = (self.jobs[task_id] for task_id in batch.members)
+        return [job for job in members if job.is_open and job.number == batch.number]
+
+    def _is_charged(self, batch: Batch) -> bool:
+        """A suspect, whose holder gave no sign of life for half a lease."""
+        assert batch.lease
+        seen = self.seen.get(batch.lease.holder, 0)
+        return batch.suspect and seen < self.now - batch.lease.granted / 2
+
+    def _recover(self, batch: Batch, *, charged: bool) -> None:
+        for job in self._open(batch):
+            last = charged and job.attempt >= job.limit
+            job.forgiven += batch.suspect and not charged
+            self._leave(job, Event.FAIL if last else Event.LOSE)
+            job.attempt += charged and job.is_open
+        del self.batches[batch.number]
+
+    def _leave(self, job: Job, event: Event) -> None:
+        """The job leaves where it is; one whose cancellation was promised is cancelled, whatever happens."""
+        self._move(job, Event.CANCEL if job.promised else event)
+        job.number, job.promised = "", False
+        if not job.is_open:
+            self._end(job)
+        else:
+            job.place = "retries" if event is Event.RETRY else "suspects"
+            job.attempt += event is Event.RETRY
+            job.takes_left += 1
+
+    def _move(self, job: Job, event: Event) -> None:
+        after = move(job.state, event)
+        assert after is not None, f"{event} of {job.task_id}, which is {job.state}"
+        job.state = after
+
+    def _end(self, job: Job) -> None:
+        job.place, job.digest = "ended", ""
+        job.has_input = job.can_replay
+        job.ended_at, job.gone_at = self.now, self.now + self._retention_ms
+        self.ends.append((job.task_id, job.state))
+        if job.state is State.FAILED:
+            job.gone_at = self.now + self._letter_retention_ms
+            self.letters.append(job.task_id)
+            if len(self.letters) > self._letters_max:
+                self._drop(self.jobs[self.letters.pop(0)])
+
+    def _drop(self, job: Job) -> None:
+        job.has_input, job.digest = False, ""
+        job.gone_at = max(self.now, job.ended_at + self._retention_ms)
+
+    def _check_ends(self, ended: Sequence[Ended]) -> None:
+        """The reply names each job that this step ended, once."""
+        assert sorted((each.task_id, each.state) for each in ended) == sorted(self.ends)
+
+    def _published(self, publish: Sequence[MicroBatch]) -> None:
+        for each in publish:
+            assert int(each.sequence) > self.sequence, "a sequence number twice"
+            self.sequence = int(each.sequence)
+            if batch := self.batches.get(each.number):
+                assert (batch.lease, batch.stage) == (None, each.stage)
+                batch.sequence, batch.published = each.sequence, self.now
+            else:
+                new = Batch(each.number, each.line, each.stage, each.sequence, self.now)
+                self.batches[each.number] = new
+                self._fresh.append(new)
+
+    def held(self, taken: Taken) -> Batch | None:
+        """The micro-batch, while this very lease of it is held."""
+        batch = self.batches.get(taken.number)
+        return batch if batch and batch.lease and batch.epoch == taken.epoch else None
+
+    def open_jobs(self) -> Iterator[Job]:
+        """Those that have not ended."""
+        return (job for job in self.jobs.values() if job.is_open)
+
+
+def _stored(state: State) -> str:
+    """The store writes ``processing`` as ``queued`` with a micro-batch."""
+    return State.QUEUED if state is State.PROCESSING else state
