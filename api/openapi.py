@@ -178,6 +178,8 @@ def _answers(document: dict[str, Any]) -> None:
         responses["202"] = _response("Under way", "Pending", headers=True)
         responses["409"] = _problem("The job's state forbids it")
         responses["410"] = _problem("Past its retention")
+    kept = paths["/dead-letters/{task_id}/input"]["get"]["responses"]["200"]
+    kept["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
     order = {"application/json": {"schema": _ref("Replay")}}
     paths["/dead-letters/replay"]["post"]["requestBody"] = {"required": True, "content": order}
     for path in ("/dead-letters", "/dead-letters/replay", "/dead-letters/{task_id}", "/dead-letters/{task_id}/input"):

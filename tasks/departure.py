@@ -44,9 +44,10 @@ class Departure:
     def drain(self, within_s: float) -> None:
         """Celery was told to end. What still runs after ``within_s``, or when told again, is given back."""
         self._told += 1
+        why = "what it held took too long to drain"
         if self._told > 1:
-            within_s = 0.0
-        timer = threading.Timer(within_s, self.now, ("what it held took too long to drain", 0))
+            within_s, why = 0.0, "it was told a second time to end"
+        timer = threading.Timer(within_s, self.now, (why, 0))
         timer.daemon = True
         timer.start()
 

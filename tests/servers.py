@@ -32,7 +32,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 LOOPBACK = "127.0.0.1"
 REDIS_START_S = 15.0
 RABBIT_START_S = 90.0
-STOP_S = 20.0
+STOP_S = 30.0
 CONTROL_S = 60.0
 RABBIT_PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 """Debian's own path first: its `rabbitmq-server` on PATH insists on the user rabbitmq."""
@@ -84,6 +84,7 @@ class Server:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_asked = False
 
     def __enter__(self) -> Self:
         return self
@@ -97,13 +98,25 @@ class Server:
         assert self._process is not None, "the server is not running"
         return self._process.pid
 
+    def ask_to_stop(self) -> None:
+        """Tell it to end in good order; once, for a second signal means: at once."""
+        if self._process is not None and not self._is_asked:
+            self._is_asked = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGCONT)
+                os.kill(self._process.pid, signal.SIGTERM)
+
     def stop(self) -> None:
         """End it in good order; bounded."""
-        self._end(signal.SIGTERM)
+        self.ask_to_stop()
+        self._reap()
 
     def kill(self) -> None:
         """End it as a crash would."""
-        self._end(signal.SIGKILL)
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+        self._reap()
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal: SIGSTOP and SIGCONT make it hang and go on."""
@@ -115,6 +128,7 @@ class Server:
 
     def _spawn(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         assert self._process is None, "the server runs already"
+        self._is_asked = False
         with (self.folder / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
                 _tethered(command),
@@ -130,13 +144,10 @@ class Server:
             pytest.fail(f"{type(self).__name__} ended at start:\n{self.output()[-2000:]}")
         return True
 
-    def _end(self, number: signal.Signals) -> None:
+    def _reap(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGCONT)
-            os.kill(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
         with contextlib.suppress(ProcessLookupError):
@@ -211,8 +222,8 @@ class RabbitServer(Server):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def _end(self, number: signal.Signals) -> None:
-        super()._end(number)
+    def _reap(self) -> None:
+        super()._reap()
         if self._epmd is not None:
             self._epmd.kill()
             self._epmd.wait()

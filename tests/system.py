@@ -480,9 +480,6 @@ def _consumes(worker: Role) -> bool:
 def _stop(roles: Sequence[Role]) -> None:
     """End processes side by side: all get their signal before the first is waited for."""
     for role in roles:
-        if role.running:
-            with contextlib.suppress(ProcessLookupError):
-                role.send(signal.SIGCONT)
-                role.send(signal.SIGTERM)
+        role.ask_to_stop()
     for role in roles:
         role.stop()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from jobs.connect import redis_client
 from tests.contract.life.clockwork import Break, own_clock
@@ -15,15 +16,44 @@ from tests.contract.life.play import NAMESPACE, Bench, Play
 from tests.servers import RedisServer
 
 EXAMPLES = 100
+BATCH = 200
 RULES_MAX = 50
+
+BREAKS = {
+    "a lease that is not fenced by its epoch": Break(
+        "commit", "batch[1] ~= epoch or batch[2] ~= stage", "batch[2] ~= stage"
+    ),
+    "a message that was published again is taken twice": Break("take", "batch[3] ~= sequence", "false"),
+    "a micro-batch that a live holder has is taken": Break("take", "tonumber(batch[4]) > NOW", "false"),
+    "a job that ended is ended again": Break(
+        "lib", "if job[1] ~= 'queued' or (number and job[3] ~= number) then", "if false then"
+    ),
+    "a deadline is not looked at before a stage": Break("take", "or tonumber(job[3]) <= NOW", ""),
+    "a promised cancellation is forgotten": Break(
+        "lib", "if job[4] then event, document, code = 'cancel', nil, 'cancelled-by-client' end", ""
+    ),
+    "a dead letter never runs out": Break("lib", "call('PEXPIRE', P .. 'job:' .. id, DEAD_LETTER_RETENTION_MS)", ""),
+    "companions of a worker's death are charged": Break("lib", "return suspect and seen", "return seen"),
+    "a suspect goes in company": Break(
+        "lib", "call('ZADD', P .. 'suspects:' .. pool, NOW, id)", "wait(line, {NOW, id})"
+    ),
+    "a due retry is dropped": Break("sweep", "wait(line, {NOW - 1e13, id})", ""),
+    "a dead holder's lease is never ended": Break("sweep", "tonumber(batch[4]) > NOW", "true"),
+    "an end is not announced": Break("lib", "call('PUBLISH', P .. 'ended', table.concat(ended_ids, ' '))", ""),
+    "a micro-batch is returned for ever": Break("release", "or returned > RETURNS_MAX", ""),
+}
+"""Faults that the laws must find: if they do not, they see nothing."""
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with RedisServer(tmp_path_factory.mktemp("redis") / "server").start(appendonly="no") as server:
-        with redis_client(server.url, 5.0) as client, client.pubsub() as subscription:
-            subscription.subscribe(f"{NAMESPACE}:ended")
-            yield Bench(client, subscription)
+    with (
+        RedisServer(tmp_path_factory.mktemp("redis") / "server").start(appendonly="no") as server,
+        redis_client(server.url, 5.0) as client,
+        client.pubsub() as subscription,
+    ):
+        subscription.subscribe(f"{NAMESPACE}:ended")
+        yield Bench(client, subscription)
 
 
 def _live(bench: Bench, *, examples: int, number: int = 0, breaks: Sequence[Break] = (), shrink: bool = True) -> int:
@@ -44,10 +74,25 @@ def _live(bench: Bench, *, examples: int, number: int = 0, breaks: Sequence[Brea
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+    factory = cast("type[RuleBasedStateMachine]", life)  # it is only called
     with own_clock(breaks):
-        run_state_machine_as_test(life, settings=profile)
+        run_state_machine_as_test(factory, settings=profile)
     return sum(play.steps for play in plays)
 
 
 def test_no_mischief_breaks_a_law_of_the_store(bench: Bench) -> None:
     assert _live(bench, examples=EXAMPLES) > 5_000
+
+
+@pytest.mark.slow
+def test_no_mischief_breaks_a_law_of_the_store_in_100_000_steps(bench: Bench) -> None:
+    steps, number = 0, 1
+    while steps < 100_000:
+        steps += _live(bench, examples=BATCH, number=number)
+        number += 1
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_script_is_found_out(bench: Bench, name: str) -> None:
+    with pytest.raises(AssertionError):
+        _live(bench, examples=4 * BATCH, breaks=[BREAKS[name]], shrink=False)

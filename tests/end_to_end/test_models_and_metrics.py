@@ -11,7 +11,7 @@ DONE = 7
 
 def test_models_are_listed_with_versions_signature_and_limits(system: System) -> None:
     listed = system.client.get("/models").json()["models"]
-    assert {each["name"] for each in listed} == {"digits", "fragile", "patient", "tensor-demo"}
+    assert {each["name"] for each in listed} == {"digits", "fragile", "patient", "spin", "tensor-demo"}
     one = system.client.get("/models/digits").json()
     assert one in listed
     assert one["active_version"] == 1
@@ -84,4 +84,4 @@ def test_readiness_tells_what_it_checked(system: System) -> None:
     answer = system.client.get("/readyz")
     said = answer.json()
     assert said.pop("workers") in range(3)  # each that gave a sign of life within 15 s
-    assert said == {"status": "ready", "checks": {"store": True, "broker": True, "models": True}}
+    assert said == {"status": "ready", "checks": {"store": True, "broker": True, "clock": True, "models": True}}

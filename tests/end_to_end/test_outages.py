@@ -82,7 +82,8 @@ def test_a_broker_that_hangs_is_told_in_time_and_what_was_accepted_completes(sys
     system.rabbit.send(signal.SIGSTOP)
     accepted = _accepted_until_refused(system, "broker-unavailable")
     _is_live(system)
-    assert system.client.get("/readyz").json()["checks"] == {"store": True, "broker": False, "models": True}
+    checks = system.client.get("/readyz").json()["checks"]
+    assert [name for name, is_well in checks.items() if not is_well] == ["broker"]
     system.rabbit.send(signal.SIGCONT)
     wait_until(lambda: _submit(system)[0].status_code == 202, END_S, "submits are accepted again")
     assert [system.ended(task_id, 60)["status"] for task_id in accepted] == ["completed"] * len(accepted)

@@ -20,6 +20,10 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 ROUTES = {
     *(("/predict", "POST"), ("/predict/{model}", "POST"), ("/result/{task_id}", "GET")),
     *(("/models", "GET"), ("/models/{model}", "GET"), ("/problems/{code}", "GET")),
+    *(("/result/{task_id}/cancel", "POST"), ("/result/{task_id}/retry", "POST")),
+    *(("/dead-letters", "GET"), ("/dead-letters", "DELETE"), ("/dead-letters/replay", "POST")),
+    *(("/dead-letters/{task_id}", "GET"), ("/dead-letters/{task_id}", "DELETE")),
+    *(("/dead-letters/{task_id}/input", "GET"),),
     *(("/livez", "GET"), ("/readyz", "GET"), ("/metrics", "GET")),
 }
 

@@ -19,7 +19,8 @@ PASS = """
 local prefix, ms = KEYS[1], tonumber(ARGV[1])
 for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
   local left = redis.call('PTTL', key)
-  if left > 0 and left <= ms then redis.call('DEL', key) elseif left > 0 then redis.call('PEXPIRE', key, left - ms) end
+  if left > 0 and left <= ms then redis.call('DEL', key)
+  elseif left > 0 then redis.call('PEXPIRE', key, left - ms) end
 end
 return redis.call('INCRBY', prefix .. 'test-clock', ms)
 """

@@ -51,8 +51,11 @@ class Job:
 
     @property
     def takes_max(self) -> int:
-        """In one generation: an attempt has one micro-batch in company and one alone, and one more alone each time
-        that it was forgiven; each micro-batch may come back unharmed RETURNS_MAX times."""
+        """How often it may be given to a worker in preprocess in one generation.
+
+        An attempt has one micro-batch in company and one alone, and one more alone each time that it was forgiven;
+        each micro-batch may come back unharmed RETURNS_MAX times.
+        """
         return (2 * self.limit + self.forgiven) * (RETURNS_MAX + 1)
 
 

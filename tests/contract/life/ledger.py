@@ -1,8 +1,8 @@
 """What must be true of every job, kept beside the store in plain Python.
 
-The ledger knows three things of its own: the table of ``jobs.states``, who holds which lease, and what the docs promise
-(docs/architecture.md, docs/decisions). From these it foretells the verdict of each command and the state of each
-job after it. One thing it does not foretell: which of the waiting jobs a script puts into the window. That it
+The ledger knows three things of its own: the table of ``jobs.states``, who holds which lease, and what the docs
+promise (docs/architecture.md, docs/decisions). From these it foretells the verdict of each command and the state of
+each job after it. One thing it does not foretell: which of the waiting jobs a script puts into the window. That it
 learns from the store (``adopt``), and ``laws`` says what is allowed.
 """
 
@@ -137,9 +137,10 @@ class Ledger:
         for batch in lost:
             self._recover(batch, charged=self._is_charged(batch))
         assert reply.recovered == len(lost)
-        for each in (*reply.publish, *reply.doubtful):
-            batch_ = self.batches.get(each.number)
-            assert batch_ is None or (batch_.lease is None and self.now >= batch_.published + LOST_AFTER_MS)
+        numbers = [each.number for each in reply.publish] + [each.number for each in reply.doubtful]
+        for found in (self.batches[number] for number in numbers if number in self.batches):
+            assert found.lease is None
+            assert self.now >= found.published + LOST_AFTER_MS
         self._overtaken([self.batches[each.number] for each in reply.publish if each.number in self.batches])
         self._check_ends(reply.ended)
         self._published(reply.publish)

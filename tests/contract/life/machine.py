@@ -33,7 +33,7 @@ hows: st.SearchStrategy[How] = st.sampled_from(("unharmed", "failed"))
 
 
 class Life(RuleBasedStateMachine):
-    """What may happen at any moment, one thing at a time. A play with three workers. One that crashed is replaced by one of another name."""
+    """What may happen at any moment, one thing at a time; three workers, and one that crashed gets another name."""
 
     def __init__(self, play: Play) -> None:
         super().__init__()

@@ -202,7 +202,8 @@ class Play:
         self.doubtful += self.run(command, foretold).doubtful
 
     def republish(self, lost: Sequence[Doubtful]) -> None:
-        self.publish(self.run(commands.republish(lost), partial(self.ledger.republished, lost)))
+        made = self.run(commands.republish(lost), partial(self.ledger.republished, lost))
+        self.publish(made)
 
     # --- the end ---
 

@@ -122,15 +122,22 @@ def _texts(values: Sequence[bytes]) -> list[str]:
     return [value.decode() for value in values]
 
 
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
+
+
 def _job(content: Sequence[Any]) -> StoredJob:
     state, line, number, deadline, attempt, cancel, code, has_input, digest = content
     return StoredJob(
-        *(each.decode() if each else "" for each in (state, line, number, deadline)),
-        int(attempt or 1),
-        cancel is not None,
-        (code or b"").decode(),
-        bool(has_input),
-        digest.decode(),
+        state=state.decode(),
+        line=_text(line),
+        number=_text(number),
+        deadline=_text(deadline),
+        attempt=int(attempt or 1),
+        promised=cancel is not None,
+        code=_text(code),
+        has_input=bool(has_input),
+        digest=digest.decode(),
     )
 
 
