@@ -84,7 +84,8 @@ class Server:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_asked = False
+        self._asked: subprocess.Popen[bytes] | None = None
+        """The process that was asked to stop."""
 
     def __enter__(self) -> Self:
         return self
@@ -100,8 +101,8 @@ class Server:
 
     def ask_to_stop(self) -> None:
         """Tell it to end in good order; once, for a second signal means: at once."""
-        if self._process is not None and not self._is_asked:
-            self._is_asked = True
+        if self._process is not None and self._asked is not self._process:
+            self._asked = self._process
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGCONT)
                 os.kill(self._process.pid, signal.SIGTERM)
@@ -128,7 +129,6 @@ class Server:
 
     def _spawn(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         assert self._process is None, "the server runs already"
-        self._is_asked = False
         with (self.folder / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
                 _tethered(command),
