@@ -26,6 +26,8 @@ HEAD_BYTES_MAX = 32 * 1024
 """Target, names and values of a head; also trailers. What arrives in one piece is parsed before it is counted."""
 REST_BYTES_MAX = 64 * 1024 * 1024
 """What is read, and dropped, of a body that was refused early: a client that still sends does not read its answer."""
+LAST_WORD_S = 0.5
+"""A gateway that ends still serves a request that was on its way when it stopped listening."""
 
 
 class Connection(HttpToolsProtocol):
@@ -36,6 +38,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience: asyncio.TimerHandle | None = None
+        self._leaving = False
         self._piece_bytes = 0
         self._idle_bytes = 0
         """What has arrived since a head began, a head was whole, or a body grew."""
@@ -75,6 +78,16 @@ class Connection(HttpToolsProtocol):
             self._flaw = _too_large()
             raise self._flaw  # the parser stops, and uvicorn calls send_400_response
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False  # uvicorn says so in its answer, and closes after it
+
+    def shutdown(self) -> None:
+        """The gateway ends: close after the answer; where no request is known, a moment later."""
+        self._leaving = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LAST_WORD_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words, which are not ours
         """Refuse what the parser could not read, in the form of all refusals."""

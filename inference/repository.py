@@ -24,6 +24,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 _VERSION_MAX = 2**31 - 1
 _CONFIG_BYTES_MAX = 1024 * 1024
+_PARTS_MAX = 16
+_LONG_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % _PARTS_MAX  # noqa: UP031 - braces
+)
+"""A key of more parts than any has; tomllib's time and memory grow with the square of their number."""
 
 
 class Version(NamedTuple):
@@ -114,7 +119,11 @@ def _parse(file: Path) -> ModelConfig:
 def _text(file: Path) -> str:
     if file.stat().st_size > _CONFIG_BYTES_MAX:
         raise SetupError(f"larger than {_CONFIG_BYTES_MAX} bytes; it should hold settings only")
-    return file.read_text("utf-8")
+    text = file.read_text("utf-8")
+    if key := _LONG_KEY.search(text):
+        line = text.count("\n", 0, key.start()) + 1
+        raise SetupError(f"line {line}: a key of more than {_PARTS_MAX} parts; no key here has more than two")
+    return text
 
 
 def _check_ranges(config: ModelConfig) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -25,18 +26,24 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, 200, [], b"served")
 
 
+@asynccontextmanager
+async def _serving(head_timeout_s: float) -> AsyncIterator[tuple[asyncio.Server, ServerState]]:
+    config = Config(cast("Any", _app), lifespan="off", log_config=None)
+    config.load()
+    made = cast("Callable[..., Connection]", connection(head_timeout_s))
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    async with server:
+        yield server, state
+
+
 def _exchange(head_timeout_s: float, *sent: bytes, close: bool = True) -> bytes:
     """What comes back on one connection, until the gateway closes it, or has served all of ``sent``."""
 
     async def run() -> bytes:
-        config = Config(cast("Any", _app), lifespan="off", log_config=None)
-        config.load()
-        made = cast("Callable[..., Connection]", connection(head_timeout_s))
-        state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-        )
-        async with server:
+        async with _serving(head_timeout_s) as (server, _):
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             for piece in sent:
                 writer.write(piece)
@@ -47,6 +54,12 @@ def _exchange(head_timeout_s: float, *sent: bytes, close: bool = True) -> bytes:
             return received
 
     return asyncio.run(run())
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 -- uvicorn has no event for it
+            await asyncio.sleep(0.001)
 
 
 async def _bounded(read: Awaitable[bytes]) -> bytes:
@@ -114,6 +127,33 @@ def test_what_comes_behind_an_answer_does_not_keep_the_connection() -> None:
     received = _exchange(HASTY_S, unread, b"1\r\na\r\n")
     assert received.count(b"HTTP/1.1 ") == 1
     assert b"200 OK" in received
+
+
+def _while_it_ends(sent: bytes) -> bytes:
+    """What comes back when the gateway is told to end while it has read nothing yet, and ``sent`` follows."""
+
+    async def run() -> bytes:
+        async with _serving(PATIENT_S) as (server, state):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await _until(lambda: bool(state.connections))
+            for each in list(state.connections):
+                each.shutdown()
+            writer.write(sent)
+            received = await _bounded(reader.read())
+            writer.close()
+            return received
+
+    return asyncio.run(run())
+
+
+def test_a_gateway_that_ends_serves_the_request_that_was_on_its_way() -> None:
+    received = _while_it_ends(GET + b"\r\n")
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    assert b"connection: close" in received
+
+
+def test_a_gateway_that_ends_closes_a_connection_that_says_nothing() -> None:
+    assert _while_it_ends(b"") == b""
 
 
 def test_what_is_not_http_is_refused_as_a_problem() -> None:

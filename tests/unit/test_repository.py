@@ -97,6 +97,8 @@ def test_a_versions_own_model_toml_wins(tmp_path: Path) -> None:
         ("a = " + "[" * 100_000, "nested too deeply"),
         ("a = " + "{a = " * 50_000, "nested too deeply"),
         ("[inference]\nbatch_max = " + "9" * 5_000, "a number is too long"),
+        ("pool = 'a'\n" + "a." * 100_000 + "a = 1", "line 2: a key of more than 16 parts"),
+        ("[" + "a . 'b' . \"c\"." * 30_000 + "a]", "line 1: a key of more than 16 parts"),
         ("#" * 2_000_000, "larger than 1048576 bytes"),
     ],
 )
