@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import msgspec
 
 from api.clock import StoreClock
+from api.results import error_of
 from jobs import commands
 from jobs.commands import DeadLetter
 from jobs.errors import InvalidInputError, NotFoundError
 from jobs.payload import TENSORS
-from jobs.records import instant
+from jobs.records import JobError, instant
 from jobs.store import AsyncJobStore
 from jobs.tensors import unpack_item
 
@@ -92,7 +94,7 @@ class LetterView(msgspec.Struct, frozen=True, omit_defaults=True):
     links: dict[str, str]
     request_id: str = ""
     traceparent: str = ""
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: JobError | msgspec.UnsetType = msgspec.UNSET
 
 
 class LettersView(msgspec.Struct, frozen=True):
@@ -114,15 +116,13 @@ class DeadLetters:
         if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 20):  # noqa: PLR2004 - 64 bits
             raise InvalidInputError("cursor must be one that a page gave.", pointer="/cursor")
         found = await self._store.run(commands.dead_letters(most=most, cursor=cursor, **wanted.terms()))
-        return LettersView([_view(each) for each in found.letters], found.cursor or None)
+        return LettersView([view_of(each) for each in found.letters], found.cursor or None)
 
     async def one(self, task_id: str) -> LetterView:
         """One, with its error; NotFoundError."""
         letter = await self._letter(task_id)
         (view,) = await self._store.run(commands.read([task_id]))
-        error = msgspec.json.decode(view.document)["error"] if view and view.document else None
-        raw = msgspec.Raw(msgspec.json.encode(error)) if error else msgspec.UNSET
-        return msgspec.structs.replace(_view(letter), error=raw)
+        return msgspec.structs.replace(view_of(letter), error=error_of(task_id, view))
 
     async def input(self, task_id: str) -> tuple[str, bytes]:
         """The input that was kept, and its media type; tensors as the JSON that a submit takes. NotFoundError."""
@@ -131,7 +131,11 @@ class DeadLetters:
         if letter.head.media_type != TENSORS:
             return letter.head.media_type, data
         tensors = {
-            name: {"shape": list(array.shape), "dtype": str(array.dtype), "data": array.ravel().tolist()}
+            name: {
+                "shape": list(array.shape),
+                "dtype": str(array.dtype),
+                "base64": b64encode(array.tobytes()).decode(),
+            }
             for name, array in unpack_item(data).items()
         }
         return "application/json", msgspec.json.encode({"input": tensors})
@@ -200,7 +204,8 @@ class DeadLetters:
                 return
 
 
-def _view(letter: DeadLetter) -> LetterView:
+def view_of(letter: DeadLetter) -> LetterView:
+    """A dead letter as operators are shown it, without its error."""
     head, path = letter.head, f"/dead-letters/{letter.task_id}"
     return LetterView(
         task_id=letter.task_id,

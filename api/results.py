@@ -50,7 +50,12 @@ def links(task_id: str) -> dict[str, str]:
     return {"self": path, "cancel": f"{path}/cancel"}
 
 
+class _Failure(msgspec.Struct):
+    error: JobError | None = None
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_failure = msgspec.json.Decoder(_Failure).decode
 
 
 def is_terminal(view: View) -> bool:
@@ -67,6 +72,13 @@ def render(task_id: str, view: View) -> bytes:
     if is_terminal(view):
         return encode_document(_ended(task_id, view, view.head))
     return _encode(_pending(task_id, view, view.head))
+
+
+def error_of(task_id: str, view: View | None) -> JobError | msgspec.UnsetType:
+    """The error of a job that ended badly, as its owner is told; unset of any other."""
+    if view is None or not is_terminal(view):
+        return msgspec.UNSET
+    return _decode_failure(render(task_id, view)).error or msgspec.UNSET
 
 
 def _pending(task_id: str, view: View, head: Head) -> Pending:

@@ -133,6 +133,7 @@ def _check_ranges(config: ModelConfig) -> None:
         "inference.batch_max": (inference.batch_max, 1, 65_536),
         "inference.intra_op_threads": (inference.intra_op_threads, 0, 1_024),
         "limits.input_bytes_max": (limits.input_bytes_max, 1, 2**31),
+        "limits.stage_s_max": (limits.stage_s_max, 0.1, 86_400),
         "limits.rows_max": (limits.rows_max, 1, 65_536),
         "limits.ttl_s_max": (limits.ttl_s_max, 1, 30 * 86_400),
         "limits.ttl_s_default": (limits.ttl_s_default, 1, limits.ttl_s_max),

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime as ort
@@ -35,10 +35,18 @@ _DTYPES = {
 }
 """ONNX Runtime's type names and NumPy's."""
 
-_MEMORY_WORDS = ("out of memory", "failed to allocate", "bad_alloc", "memoryallocation", "cuda failure 2:")
-_STICKY = re.compile(r"cuda (?:failure|error)[ :]*(?:700|710|716|717|718|719)\b")
+_MEMORY_WORDS = (
+    *("out of memory", "failed to allocate", "bad_alloc", "memoryallocation", "cuda failure 2:"),
+    "alloc_failed",  # CUBLAS_STATUS_, CUDNN_STATUS_
+)
+_STICKY = re.compile(
+    r"cuda (?:failure|error)[ :]*(?:700|710|716|717|718|719)\b"
+    r"|cu(?:blas|dnn)_status_(?:execution_failed|internal_error|mapping_error)"
+)
 """Errors after which the CUDA context is dead for good: illegal address, assert, misaligned address, invalid address
-space, invalid program counter, launch failure (CUDA runtime API, ``cudaError_t``)."""
+space, invalid program counter, launch failure (CUDA runtime API, ``cudaError_t``), and what cuBLAS and cuDNN make of
+them.
+"""
 
 
 class Halt:
@@ -62,6 +70,9 @@ class Halt:
 
 class Session:
     """A loaded graph. ``provider`` is the short name of where it runs: ``CPU`` or ``CUDA``."""
+
+    device_lost: ClassVar[bool] = False
+    """Whether a run of this process met an error after which none can work: all that fails then fails of that."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -107,11 +118,17 @@ class Session:
                 faults.reach("session.run", [feeds])
             arrays = halt.run(self._inner, self._outputs, feeds)
         except Exception as error:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share
-            raise halt.error or _mapped(error) from None
+            raise halt.error or self._mapped(error) from None
         for name, array in zip(self._outputs, arrays, strict=True):
             if array.ndim == 0 or array.shape[0] != rows:
                 raise ModelError(f"output {name} has shape {list(array.shape)} for {rows} rows; axis 0 must be rows")
         return dict(zip(self._outputs, arrays, strict=True))
+
+    def _mapped(self, error: Exception) -> Exception:
+        mapped = _mapped(error)
+        if isinstance(mapped, DeviceLostError):
+            Session.device_lost = True
+        return DeviceLostError("the device was lost before") if Session.device_lost else mapped
 
     def warm(self, rows_max: int) -> None:
         """Run zeros at 1 row and at the most rows, so that the first job finds kernels and memory ready.

@@ -302,6 +302,11 @@ def replay(jobs: Iterable[tuple[str, Head]], now_ms: int) -> Command[list[str]]:
     return Command("replay", arguments, _texts)
 
 
+def keep(name: str, data: bytes, ttl_s: int) -> Command[int]:
+    """Keep intermediates under a name that is never used twice."""
+    return Command("keep", (name, ttl_s, data), int)
+
+
 def dead_letters(
     *, most: int, cursor: str = "", since_ms: int = 0, model: str = "", stage: str = "", code: str = ""
 ) -> Command[DeadLetters]:

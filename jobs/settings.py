@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     dead_letter_retention_s: int = Field(7 * 24 * 3600, ge=1, le=32767 * 3600)
     """How long a failed job and its input are kept, for whoever inspects or replays it."""
     dead_letters_max: int = Field(10_000, ge=1)
+    dead_letters_bytes_max: int = Field(1024**3, ge=1024**2)
     """Most dead letters; beyond, the oldest loses its input."""
 
     pools: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("default",)

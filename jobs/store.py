@@ -26,6 +26,7 @@ from jobs.states import ENDS
 T = TypeVar("T")
 
 FULL_RETRY_S = 5.0
+CALLS_MAX = 16
 SLICE_US = 50_000
 """What one stage of a micro-batch should take at most, so that a slow model still spreads over its workers."""
 
@@ -40,6 +41,7 @@ class Flow(NamedTuple):
     retention_ms: int
     dead_letter_retention_ms: int
     dead_letters_max: int
+    dead_letters_bytes_max: int
 
     @classmethod
     def of(cls, settings: Settings) -> Flow:
@@ -52,6 +54,7 @@ class Flow(NamedTuple):
             retention_ms=settings.retention_s * 1000,
             dead_letter_retention_ms=max(settings.dead_letter_retention_s, settings.retention_s) * 1000,
             dead_letters_max=settings.dead_letters_max,
+            dead_letters_bytes_max=settings.dead_letters_bytes_max,
         )
 
 
@@ -83,6 +86,8 @@ class JobStore:
 class AsyncJobStore:
     """For gateways: each call on a connection of its own, kept for the next one, and one timeout around it all.
 
+    At most ``CALLS_MAX`` calls are under way; the others wait, within their timeout.
+
     redis-py's client costs three times as much a call: it takes a connection from a pool, probes it, and sets two
     timers. Here a connection that met any error is thrown away instead.
     """
@@ -93,12 +98,13 @@ class AsyncJobStore:
         self._flow = flow
         self._timeout_s = timeout_s
         self._idle: list[redis.asyncio.Connection] = []
+        self._calls = asyncio.Semaphore(CALLS_MAX)
 
     async def run(self, command: Command[T]) -> T:
         """Run a command; StoreUnavailableError when its fate is unknown, StoreFullError when nothing was done."""
         arguments = (1, self.prefix, *command.arguments)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s), self._calls:
                 try:
                     reply = await self._call("EVALSHA", digest(command.script, self._flow), *arguments)
                 except NoScriptError:

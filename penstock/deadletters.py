@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from api.deadletters import view_of
+from api.results import error_of
 from jobs import commands, selfcheck
 from jobs.commands import DeadLetter
 from jobs.connect import redis_client
@@ -51,7 +53,7 @@ def show_all(
         letters = list(_matching(store, _terms(store, model, stage, code, since_s), limit))
     if json:
         for each in letters:
-            print(msgspec.json.encode(_facts(each)).decode())
+            print(msgspec.json.encode(view_of(each)).decode())
         return
     table = Table("task id", "model", "stage", "code", "attempt", "ended at", "input bytes")
     for each in letters:
@@ -69,10 +71,8 @@ def show(task_id: str) -> None:
         (view,) = store.run(commands.read([task_id]))
     if not letters:
         _absent(task_id)
-    facts = _facts(letters[0])
-    if view is not None and view.document:
-        facts["error"] = msgspec.json.decode(view.document)["error"]
-    print(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+    shown = msgspec.structs.replace(view_of(letters[0]), error=error_of(task_id, view))
+    print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
 
 
 @dead_letters.command("replay")
@@ -167,26 +167,6 @@ def _batches(letters: Sequence[DeadLetter]) -> Iterator[Sequence[DeadLetter]]:
 
 def _replay(store: JobStore, letters: Sequence[DeadLetter]) -> commands.Command[list[str]]:
     return commands.replay([(each.task_id, each.head) for each in letters], _now_ms(store))
-
-
-def _facts(letter: DeadLetter) -> dict[str, Any]:
-    head = letter.head
-    return {
-        "task_id": letter.task_id,
-        "tenant": head.tenant,
-        "model": head.model,
-        "version": head.version,
-        "stage": letter.stage,
-        "code": letter.code,
-        "attempt": letter.attempt,
-        "generation": head.generation,
-        "queued_at": instant(head.queued_at_ms),
-        "ended_at": instant(letter.ended_at_ms),
-        "media_type": head.media_type,
-        "input_bytes": letter.input_bytes,
-        "input_sha256": head.input_sha256.hex(),
-        "traceparent": head.traceparent,
-    }
 
 
 def _absent(task_id: str) -> NoReturn:

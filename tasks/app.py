@@ -69,6 +69,7 @@ def make_celery(settings: Settings, timeout_s: float = WORKER_TIMEOUT_S) -> Cele
         task_default_queue=queue_names(settings.pools)[0],
         task_create_missing_queues=False,
         task_send_sent_event=False,
+        broker_connection_max_retries=None,  # a worker waits for its broker however long that takes
         # Threads: ONNX Runtime releases the interpreter lock while it runs, and is never forked.
         worker_pool="threads",
         worker_concurrency=settings.worker_threads,

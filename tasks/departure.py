@@ -39,7 +39,13 @@ class Departure:
         self._publisher = publisher
         self._exit = exit_now
         self._once = threading.Lock()
+        self._leaving = threading.Event()
         self._told = 0
+
+    def hold_back(self) -> None:
+        """Take nothing more in a process that is ending: the calling slot waits for the end."""
+        if self._leaving.is_set():
+            threading.Event().wait()
 
     def drain(self, within_s: float) -> None:
         """Celery was told to end. What still runs after ``within_s``, or when told again, is given back."""
@@ -66,6 +72,8 @@ class Departure:
         """Give back what is held and exit. The jobs of ``guilty`` come back as suspects, all others unharmed."""
         if not self._once.acquire(blocking=False):
             threading.Event().wait()  # another thread ends this process
+        self._leaving.set()
+        self._leases.silence()
         log.critical("the worker ends early", extra={"why": why, "exit_code": exit_code})
         giving = threading.Thread(target=self._give_back, args=(guilty, code), daemon=True)
         giving.start()
@@ -74,9 +82,9 @@ class Departure:
 
     def _give_back(self, guilty: Taken | None, code: str) -> None:
         try:
-            self._store.run(commands.leave(self._leases.holder))
             for held in self._leases.held():
                 how = commands.release(held.taken, "failed" if held.taken is guilty else "unharmed", code)
                 self._publisher.publish(self._store.run(how).publish)
+            self._store.run(commands.leave(self._leases.holder))
         except StoreUnavailableError:
             log.warning("nothing could be given back: the leases of this worker run out")

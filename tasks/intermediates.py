@@ -19,11 +19,12 @@ import secrets
 import time
 from pathlib import Path
 
-import redis
 from redis.exceptions import RedisError
 
+from jobs import commands
 from jobs.errors import StoreUnavailableError
 from jobs.settings import Settings
+from jobs.store import JobStore
 
 INLINE_BYTES_MAX = 64 * 1024
 TTL_S = 3600
@@ -42,9 +43,9 @@ def mount_id() -> str:
 class Intermediates:
     """Puts and gets intermediates for one worker; safe to share between threads."""
 
-    def __init__(self, client: redis.Redis, settings: Settings) -> None:
-        self._client = client
-        self._prefix = f"{settings.namespace}:intermediate:"
+    def __init__(self, store: JobStore, settings: Settings) -> None:
+        self._store = store
+        self._client = store.client
         self._mount = mount_id()
         self._folder = _TMPFS / f"penstock-{os.getuid()}-{settings.namespace}"
         self.shared = False
@@ -62,12 +63,8 @@ class Intermediates:
         if self.shared:
             with contextlib.suppress(OSError):
                 return self._put_file(name, data)
-        key = self._prefix + name
-        try:
-            self._client.set(key, data, ex=TTL_S)
-        except (RedisError, OSError) as error:
-            raise StoreUnavailableError("The job store did not keep an intermediate.") from error
-        return b"k" + key.encode()
+        self._store.run(commands.keep(name, data, TTL_S))
+        return b"k" + f"{self._store.prefix}intermediate:{name}".encode()
 
     def get(self, reference: bytes) -> bytes | None:
         """What a reference refers to; None when it cannot be read here or any more. StoreUnavailableError."""

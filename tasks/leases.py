@@ -55,6 +55,8 @@ class Leases:
         self._describe = describe
         self._interval_s = lease_s / 3
         self._held: dict[str, Held] = {}
+        self._budgets_ms: list[int] = []
+        """The longer leases that blocks under way asked for."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
@@ -66,9 +68,13 @@ class Leases:
         if not self._thread.is_alive():
             self._thread.start()
 
+    def silence(self) -> None:
+        """Send no sign of life any more."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Say goodbye; what is still held runs out by itself."""
-        self._stop.set()
+        self.silence()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=2.0)
         try:
@@ -96,18 +102,22 @@ class Leases:
 
     @contextmanager
     def extended(self, budget_s: float) -> Iterator[None]:
-        """Hold everything for ``budget_s`` while the block may hold the interpreter lock."""
-        self.beat(int(budget_s * 1000))
+        """Hold everything for ``budget_s``, whoever beats, while the block may hold the interpreter lock."""
+        budget_ms = int(budget_s * 1000)
+        self._budgets_ms.append(budget_ms)
         try:
+            self.beat()
             yield
         finally:
+            self._budgets_ms.remove(budget_ms)
             self.beat()
 
-    def beat(self, lease_ms: int | None = None) -> None:
+    def beat(self) -> None:
         """One sign of life; what is void, because its lease is lost or all its jobs are cancelled, is ended."""
         held = {each.taken.number: each for each in self.held()}
         epochs = [(number, each.taken.epoch) for number, each in held.items()]
-        command = commands.beat(self.holder, self._describe(), lease_ms or self.lease_ms, self.slots, epochs)
+        lease_ms = max([self.lease_ms, *self._budgets_ms])
+        command = commands.beat(self.holder, self._describe(), lease_ms, self.slots, epochs)
         asked_s = time.time()
         try:
             beaten = self._store.run(command)

@@ -68,6 +68,7 @@ class Worker:
 def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> bool:
     """Run ``stage`` of micro-batch ``number``; whether the chain goes on to the next stage."""
     leases = worker.leases
+    worker.departure.hold_back()
     if faults:
         faults.reach(f"{stage}.received")
     taken = worker.store.run(commands.take(number, stage, sequence, leases.holder, leases.lease_ms))

@@ -68,7 +68,12 @@ def _stage_task(stage: StageName) -> Any:
         worker = _Process.worker
         if worker is None:  # not acknowledged: the broker or the sweeper gives it to a worker that did start
             os._exit(1)
-        if not run_stage(worker, stage, number, sequence) and stage != STAGES[-1]:
+        try:
+            goes_on = run_stage(worker, stage, number, sequence)
+        except (MemoryError, SystemExit):  # Celery would not acknowledge: this slot would never be free again
+            log.exception("stage given up", extra={"stage": stage, "microbatch": number})
+            raise Ignore from None
+        if not goes_on and stage != STAGES[-1]:
             raise Ignore  # the chain ends here; the message is acknowledged
 
     return task
@@ -79,9 +84,11 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     client = redis_client(config.store, WORKER_TIMEOUT_S)
     store = JobStore(client, config.namespace, Flow.of(config))
     name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-    intermediates = Intermediates(client, config)
+    intermediates = Intermediates(store, config)
     facts = {"host": socket.gethostname(), "pid": os.getpid(), "mount": intermediates.mount}
-    leases = Leases(store, name, config.lease_s, lambda: msgspec.json.encode(facts))
+    # Signs of life have a client of their own: one that hangs must not cost the lease that the next one would keep.
+    beating = JobStore(redis_client(config.store, config.lease_s / 3), config.namespace, Flow.of(config))
+    leases = Leases(beating, name, config.lease_s, lambda: msgspec.json.encode(facts))
     catalog = Catalog(client, config.namespace, config.models, config.pools)
     catalog.publish()
     engine = Engine(config.models, config.intra_op_threads)

@@ -18,6 +18,8 @@ local RETURNS_MAX = 5          -- times that a micro-batch may come back unharme
 local RETRY_EVERY_MS = 100     -- the retry budget of a model version: 10 retries a second...
 local RETRY_CREDIT_MS = 10     -- ...and one more for every ten first attempts...
 local RETRY_BURST_MS = 10000   -- ...of which it saves up at most 100
+local DROPS_MAX = 100          -- dead letters that one end may push out
+local UNPACK_MAX = 1000        -- arguments of one call; Lua's stack takes 8,000
 
 local call = redis.call
 local time = call('TIME')
@@ -53,10 +55,29 @@ local function stop_waiting(id, line)
   call('ZREM', P .. 'retries', id)
 end
 
+-- A dead letter is listed by its sequence number, and what it keeps is counted: the hash 'dead-letter-bytes' holds the
+-- bytes of each id, and their 'total'.
+local function list_dead_letter(id)
+  local bytes = call('HSTRLEN', P .. 'job:' .. id, 'input')
+  call('ZADD', P .. 'dead-letters', call('INCR', P .. 'sequence'), id)
+  call('HSET', P .. 'dead-letter-bytes', id, bytes)
+  call('HINCRBY', P .. 'dead-letter-bytes', 'total', bytes)
+end
+
+local function unlist_dead_letter(id)
+  call('ZREM', P .. 'dead-letters', id)
+  local bytes = call('HGET', P .. 'dead-letter-bytes', id)
+  if bytes then
+    call('HDEL', P .. 'dead-letter-bytes', id)
+    call('HINCRBY', P .. 'dead-letter-bytes', 'total', -bytes)
+  end
+  if call('EXISTS', P .. 'dead-letters') == 0 then call('DEL', P .. 'dead-letter-bytes') end
+end
+
 -- Forgets a dead letter and its input; the job's end can be read until its retention is over.
 local function drop_dead_letter(id)
   local key = P .. 'job:' .. id
-  call('ZREM', P .. 'dead-letters', id)
+  unlist_dead_letter(id)
   call('HDEL', key, 'input')
   local at = tonumber(call('HGET', key, 'ended') or 0)
   call('PEXPIRE', key, math.max(1, at + RETENTION_MS - NOW))
@@ -70,10 +91,16 @@ local function dead_letter(id)
   return {id, job[1], tonumber(job[2] or 1), job[3], tonumber(job[4]), job[5], call('HSTRLEN', key, 'input')}
 end
 
+local function too_many_dead_letters()
+  return call('ZCARD', P .. 'dead-letters') > DEAD_LETTERS_MAX
+    or tonumber(call('HGET', P .. 'dead-letter-bytes', 'total') or 0) > DEAD_LETTERS_BYTES_MAX
+end
+
 local function keep_dead_letter(id)
-  call('ZADD', P .. 'dead-letters', call('INCR', P .. 'sequence'), id)
+  list_dead_letter(id)
   call('PEXPIRE', P .. 'job:' .. id, DEAD_LETTER_RETENTION_MS)
-  if call('ZCARD', P .. 'dead-letters') > DEAD_LETTERS_MAX then
+  for _ = 1, DROPS_MAX do
+    if not too_many_dead_letters() then return end
     drop_dead_letter(call('ZRANGE', P .. 'dead-letters', 0, 0)[1])
   end
 end
@@ -106,7 +133,9 @@ end
 -- script that may have ended jobs.
 local function announce()
   if #ended == 0 then return end
-  call('ZREM', P .. 'deadlines', unpack(ended_ids))
+  for i = 1, #ended_ids, UNPACK_MAX do
+    call('ZREM', P .. 'deadlines', unpack(ended_ids, i, math.min(i + UNPACK_MAX - 1, #ended_ids)))
+  end
   call('PUBLISH', P .. 'ended', table.concat(ended_ids, ' '))
 end
 
@@ -150,7 +179,7 @@ local function recover(number, line, stage, members, charged, code)
 end
 
 -- Whether a suspect whose lease ran out is to be charged: only if its holder is dead. One that gave a sign of life
--- within half a lease has merely lost this lease (its call was cut off, the store was away).
+-- within half a lease has merely lost this lease (it was never told that it had it).
 local function is_charged(suspect, holder, granted)
   local seen = tonumber(call('ZSCORE', P .. 'workers-seen', holder) or 0)
   return suspect and seen < NOW - granted / 2

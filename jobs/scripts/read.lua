@@ -3,7 +3,6 @@
 -- attempt, stage, ended, code, 1 when this read expired it} otherwise (state 'processing' and its stage come from the
 -- micro-batch).
 local answers = {}
-even_if_full()
 for i = 1, #ARGV do
   local id = ARGV[i]
   local key = P .. 'job:' .. id
@@ -12,6 +11,7 @@ for i = 1, #ARGV do
   local here = 0
   if job[1] == 'queued' and tonumber(job[6]) <= NOW then
     here = 1
+    even_if_full()
     local stage = job[5] and call('HGET', P .. 'microbatch:' .. job[5], 'stage')
     finish(id, 'expire', nil, 'deadline-passed', stage or '')
     job = call('HMGET', key, 'state', 'document', 'head', 'attempt', 'microbatch', 'deadline', 'stage', 'ended', 'code')

@@ -1,6 +1,6 @@
 -- Gives a micro-batch back. ARGV: number, epoch, how, error code. How: 'unharmed' (its intermediate cannot be read, or
--- the worker must go): it starts again at preprocess under a new sequence number, a few times, then its jobs are
--- charged an attempt; 'failed' (the stage had to be ended, or its process must be): its jobs come back as suspects, and
+-- the worker must go): it starts again at preprocess under a new sequence number, without those whose cancellation was
+-- promised, a few times, then its jobs are charged an attempt; 'failed' (the stage had to be ended, or its process must be): its jobs come back as suspects, and
 -- one that ran alone is charged. Replies {1 or 0 when the lease was lost, to publish, ended}.
 even_if_full()
 local number, epoch, how, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -14,8 +14,20 @@ if how == 'failed' or returned > RETURNS_MAX then
   announce()
   return {1, fill(pool_of(line), {}), ended}
 end
+local open = 0
+for id in string.gmatch(batch[5], '%S+') do
+  local job = call('HMGET', P .. 'job:' .. id, 'state', 'microbatch', 'cancel')
+  if job[1] == 'queued' and job[2] == number then
+    if job[3] then finish(id, 'cancel', nil, nil, stage, number) else open = open + 1 end
+  end
+end
+announce()
+if open == 0 then
+  close(number, line)
+  return {1, fill(pool_of(line), {}), ended}
+end
 local sequence = call('INCR', P .. 'sequence')
 call('HSET', key, 'stage', 'preprocess', 'lease', 0, 'holder', '', 'reference', '', 'stages', '',
   'sequence', sequence, 'published', NOW)
 call('ZADD', P .. 'live:' .. pool_of(line), NOW + LOST_AFTER, number)
-return {1, {{number, tostring(sequence), 'preprocess', line, ''}}, {}}
+return {1, {{number, tostring(sequence), 'preprocess', line, ''}}, ended}

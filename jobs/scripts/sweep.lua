@@ -2,11 +2,15 @@
 -- Replies {0} when another sweeps; else {1, to publish, ended, doubtful, what it did}. A doubtful micro-batch, {number,
 -- sequence, queue}, waits unleased for longer than it should and nothing younger was received: it is lost only if
 -- the broker says that its queue is empty.
+-- After a pause of all sweepers (the store was away, so was every sign of life) silence is no death: each lease that ran
+-- out in it is given once as long as the sweeper's own, and no worker is forgotten in that pass.
 even_if_full()
 local sweeper, most = P .. 'sweeper', tonumber(ARGV[3])
-local holder = call('GET', sweeper)
+local holder, swept = string.match(call('GET', sweeper) or '', '^(.*) (%d+)$')
 if holder and holder ~= ARGV[1] then return {0} end
-call('SET', sweeper, ARGV[1], 'PX', ARGV[2])
+call('SET', sweeper, string.format('%s %d', ARGV[1], NOW), 'PX', ARGV[2])
+local PAUSE = 2000
+local paused = not swept or NOW - swept > PAUSE
 
 local DEAD_LETTERS_LOOK = 10    -- entries whose record may be past its TTL, looked at in each pass
 local made, doubtful = {}, {}
@@ -27,20 +31,20 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'retries', '-inf', NOW, 'LIMIT', 
   end
 end
 
-for _, gone in ipairs(call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - WORKER_TTL)) do
+for _, gone in ipairs(paused and {} or call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - WORKER_TTL)) do
   call('ZREM', P .. 'workers-seen', gone)
   call('HDEL', P .. 'workers', gone)
   for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do call('HDEL', P .. 'slots:' .. pool, gone) end
 end
 
 for _, id in ipairs(call('ZRANGE', P .. 'dead-letters', 0, DEAD_LETTERS_LOOK - 1)) do    -- the oldest
-  if call('EXISTS', P .. 'job:' .. id) == 0 then call('ZREM', P .. 'dead-letters', id) end
+  if call('EXISTS', P .. 'job:' .. id) == 0 then unlist_dead_letter(id) end
 end
 
 local function look_at(pool, number)
   local live, key = P .. 'live:' .. pool, P .. 'microbatch:' .. number
   local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'members', 'suspect', 'published',
-    'granted')
+    'granted', 'spared', 'epoch')
   local line, stage = batch[1], batch[2]
   if not line then
     call('ZREM', live, number)
@@ -48,6 +52,9 @@ local function look_at(pool, number)
   elseif batch[5] ~= '' then
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)
+    elseif paused and batch[10] ~= batch[11] then
+      call('HSET', key, 'spared', batch[11], 'lease', NOW + ARGV[2])
+      call('ZADD', live, NOW + ARGV[2], number)
     else
       local charged = is_charged(batch[7] == '1', batch[5], tonumber(batch[9] or 0))
       recover(number, line, stage, batch[6], charged, 'worker-lost')

@@ -40,10 +40,15 @@ class House:
         retention_ms: int = 3_600_000,
         dead_letter_retention_ms: int = 7_200_000,
         dead_letters_max: int = 1_000,
+        dead_letters_bytes_max: int = 10_000_000,
     ) -> None:
         """Set what bounds micro-batches and retention."""
         given = {"jobs_max": jobs_max, "bytes_max": bytes_max, "slice_us": slice_us, "retention_ms": retention_ms}
-        letters = {"dead_letter_retention_ms": dead_letter_retention_ms, "dead_letters_max": dead_letters_max}
+        letters = {
+            "dead_letter_retention_ms": dead_letter_retention_ms,
+            "dead_letters_max": dead_letters_max,
+            "dead_letters_bytes_max": dead_letters_bytes_max,
+        }
         self.store = JobStore(self.client, NAMESPACE, FLOW._replace(**given, **letters))
 
     def key(self, name: str) -> str:
@@ -148,7 +153,9 @@ class House:
     # --- time passes ---
 
     def lease_runs_out(self, number: str) -> None:
-        """The holder gave no sign of life for longer than its lease."""
+        """The holder gave no sign of life for longer than its lease, while a sweeper looked on."""
+        if not self.client.exists(self.key("sweeper")):
+            self.sweep()
         self.client.hset(self.key(f"microbatch:{number}"), "lease", self.now_ms - 1)
         self.look_is_due(number)
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from jobs import commands
-from jobs.commands import Doubtful, Outcome
+from jobs.commands import Doubtful, Outcome, Swept
 from jobs.connect import async_redis_client, redis_client
 from jobs.errors import StoreUnavailableError
 from jobs.ids import KeyRing, TaskIds
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 SCRIPTS = (
     *("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish"),
-    *("cancel", "replay", "deadletters", "letters", "drop", "head"),
+    *("cancel", "replay", "deadletters", "letters", "drop", "head", "keep"),
 )
 KEPT = {"sequence", "pools", "seen", "cost:m/1", "retry-turns", "workers", "workers-seen", "slots:default"}
 """Keys without a TTL that remain when all jobs have ended: counters and marks, their number bounded by models,
@@ -281,6 +281,7 @@ def test_slots_of_a_worker_that_is_no_longer_seen_do_not_count(house: House) -> 
     house.beat("dead", slots=3)
     house.client.zadd(house.key("workers-seen"), {"dead": house.now_ms - 15_001})
 
+    house.sweep()
     house.sweep()
 
     assert house.client.hget(house.key(f"slots:{POOL}"), "dead") is None
@@ -608,15 +609,60 @@ def test_what_expired_before_its_worker_died_does_not_come_back(house: House) ->
     assert house.client.zcard(house.key(f"suspects:{POOL}")) == 0
 
 
-def test_a_redelivery_after_the_lease_ran_out_recovers_what_was_held(house: House) -> None:
+def test_a_redelivery_after_the_lease_ran_out_leaves_it_to_the_sweeper(house: House) -> None:
     task_id, microbatch = house.submit_one()
     house.take(microbatch, "dead")
     house.lease_runs_out(microbatch.number)
 
-    taken = house.take(microbatch, "alive")
+    assert house.take(microbatch, "alive").verdict == "held"
+    assert [house.members(each) for each in house.sweep().publish] == [[task_id]]
 
-    assert (taken.verdict, taken.members) == ("recovered", ())
-    assert [house.members(each) for each in taken.publish] == [[task_id]]
+
+def _after_a_pause(house: House) -> Swept:
+    """A sweep after nobody swept for long, as when the store was away."""
+    house.client.delete(house.key("sweeper"))
+    return house.sweep()
+
+
+def test_a_lease_that_ran_out_while_nobody_swept_is_spared_until_its_holder_had_time_to_speak(house: House) -> None:
+    _, taken = _processing(house)
+    house.lease_runs_out(taken.number)
+
+    assert _after_a_pause(house).recovered == 0
+    assert house.beat("worker", [(taken.number, taken.epoch)]).lost == []
+    assert house.end(taken).held
+
+
+def test_a_lease_is_spared_once(house: House) -> None:
+    _, taken = _processing(house)
+    for recovered in (0, 1):
+        house.lease_runs_out(taken.number)
+        assert _after_a_pause(house).recovered == recovered
+
+
+def test_a_suspect_whose_holder_lived_through_a_pause_loses_no_attempt(house: House) -> None:
+    task_id, taken = _processing(house, attempts_max=1)
+    (suspect,) = house.release(taken, "failed")
+    house.take(suspect)
+    house.lease_runs_out(suspect.number)
+
+    _after_a_pause(house)
+    house.beat("worker")
+    house.lease_runs_out(suspect.number)
+    swept = house.sweep()
+
+    assert (swept.recovered, swept.ended) == (1, [])
+    assert house.view(task_id).attempt == 1
+
+
+def test_no_worker_is_forgotten_right_after_a_pause(house: House) -> None:
+    house.beat("silent", slots=1)
+    house.client.zadd(house.key("workers-seen"), {"silent": house.now_ms - 60_000})
+
+    _after_a_pause(house)
+    assert house.client.hexists(house.key(f"slots:{POOL}"), "silent")
+    house.sweep()
+    assert not house.client.hexists(house.key(f"slots:{POOL}"), "silent")
 
 
 def test_a_lease_that_was_extended_is_not_recovered(house: House) -> None:
@@ -823,6 +869,7 @@ def test_every_ended_job_has_a_ttl(house: House) -> None:
 def test_after_retention_only_what_is_allowed_remains(house: House) -> None:
     house.bound(retention_ms=1, dead_letter_retention_ms=1)
     house.beat("worker", slots=1)
+    house.sweep()
     (microbatch,) = house.submit(*(house.job() for _ in range(4)))
     completed, failed, again, late = house.members(microbatch)
     house.deadline_passes(late)

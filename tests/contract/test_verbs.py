@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from jobs import commands
@@ -107,14 +108,6 @@ def test_a_cancellation_promised_by_a_worker_that_died_holds(house: House) -> No
     assert house.view(task_id).state == "cancelled"
 
 
-def test_a_cancellation_promised_before_the_stage_was_given_back_holds(house: House) -> None:
-    task_id, taken = _processing(house)
-    _cancel(house, task_id)
-    (again,) = house.release(taken)
-
-    assert ids(house.take(again).ended) == [task_id]
-
-
 def test_the_holder_learns_when_all_that_it_runs_is_cancelled(house: House) -> None:
     (microbatch,) = house.submit(house.job(), house.job())
     first, second = house.members(microbatch)
@@ -178,7 +171,8 @@ def test_of_two_replays_at_once_one_runs(house: House) -> None:
     assert head is not None
     twice = commands.replay([(task_id, head), (task_id, head)], house.now_ms)
 
-    assert house.store.run(twice) == ["replayed", "queued"]
+    assert house.store.run(twice) == ["replayed", "replayed"]  # as to one who asks again
+    assert house.store.run(commands.replay([(task_id, head)], house.now_ms + 1)) == ["queued"]
     (microbatch,) = house.sweep().publish
     assert house.members(microbatch) == [task_id]
 
@@ -275,6 +269,35 @@ def test_beyond_their_most_the_oldest_letter_loses_its_input(house: House) -> No
     assert house.view(failed[0]).state == "failed"
 
 
+def test_beyond_their_bytes_the_oldest_letters_lose_their_inputs(house: House) -> None:
+    house.bound(dead_letters_bytes_max=2_500)
+    small, large = [_fail(house, data=b"x" * 600) for _ in range(3)], _fail(house, data=b"x" * 1_500)
+
+    assert [each.task_id for each in _letters(house).letters] == [large, small[-1]]
+    assert _replay(house, large) == ["replayed"]
+    assert house.client.hgetall(house.key("dead-letter-bytes")).keys() == {small[-1].encode(), b"total"}
+    assert house.store.run(commands.drop([small[-1]])) == 1
+    assert not house.client.exists(house.key("dead-letter-bytes"))
+
+
+def test_a_letter_larger_than_all_may_be_keeps_no_input(house: House) -> None:
+    house.bound(dead_letters_bytes_max=500)
+    failed = _fail(house, data=b"x" * 600)
+
+    assert _letters(house).letters == []
+    assert house.view(failed).state == "failed"
+
+
+def test_a_replay_that_is_asked_again_says_the_same(house: House) -> None:
+    task_id = _fail(house)
+    head = house.store.run(commands.head_of(task_id))
+    assert head is not None
+    command = commands.replay([(task_id, head)], house.now_ms)
+
+    assert [house.store.run(command) for _ in range(2)] == [["replayed"], ["replayed"]]
+    assert house.view(task_id).state == "queued"
+
+
 def test_a_letter_whose_record_is_gone_is_forgotten_by_the_sweeper(house: House) -> None:
     gone, stays = _fail(house), _fail(house)
     house.client.delete(house.key(f"job:{gone}"))
@@ -351,6 +374,44 @@ def test_what_comes_back_unharmed_too_often_is_charged(house: House) -> None:
     assert house.take(suspect).members[0].attempt == 2
 
 
+def test_what_comes_back_unharmed_leaves_the_cancelled_behind(house: House) -> None:
+    (microbatch,) = house.submit(house.job(), house.job())
+    stays, leaves = house.members(microbatch)
+    taken = house.take(microbatch)
+    assert house.store.run(commands.cancel(leaves)).verdict == "cancelling"
+
+    released = house.store.run(commands.release(taken, "unharmed"))
+
+    assert ids(released.ended) == [leaves]
+    assert [member.task_id for member in house.take(released.publish[0]).members] == [stays]
+
+
+def test_a_micro_batch_that_is_wholly_cancelled_does_not_come_back(house: House) -> None:
+    task_id, microbatch = house.submit_one()
+    taken = house.take(microbatch)
+    house.store.run(commands.cancel(task_id))
+
+    released = house.store.run(commands.release(taken, "unharmed"))
+
+    assert (ids(released.ended), released.publish) == ([task_id], [])
+    assert not house.client.exists(house.key(f"microbatch:{microbatch.number}"))
+
+
+# --- A store that takes no writes ---
+
+
+def test_an_end_can_be_read_while_the_store_refuses_every_write(house: House) -> None:
+    task_id, microbatch = house.submit_one()
+    house.finish(microbatch)
+    house.client.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(StoreUnavailableError):
+            house.submit_one()
+        assert house.view(task_id).state == "completed"
+    finally:
+        house.client.config_set("min-replicas-to-write", 0)
+
+
 # --- A store that is full ---
 
 
@@ -362,7 +423,10 @@ def test_a_full_store_refuses_submits_and_lets_workers_end_what_was_accepted(hou
     try:
         with pytest.raises(StoreUnavailableError):
             house.submit(waiting)
-        committed = house.finish(microbatch)
+        taken = house.take(microbatch)
+        house.store.run(commands.keep("1-preprocess-1", b"x" * 1_000_000, 60))
+        house.hand_on(taken)
+        committed = house.finish(msgspec.structs.replace(microbatch, stage="inference"))
         house.beat("worker")
         assert house.sweep().turn
     finally:

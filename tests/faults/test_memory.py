@@ -11,25 +11,33 @@ from tests.waiting import wait_until
 
 ALONE = 20
 ACTIONS = {"memory": "out of memory", "exit": "SystemExit"}
-
-
 NTH = 3
 
 
+AROUND = "preprocess.received=raise:memory?nth:3;inference.taken=raise:memory?nth:3"
+"""One for each slot of a worker, outside of what the stage function may raise."""
+
+
 def _cases() -> list[object]:
-    return [
-        pytest.param(stage, action, marks=claim(f"{action}-{stage}", f"{what} in a stage: {stage}", at_most=10.0))
+    inside = [
+        pytest.param(
+            stage,
+            f"{stage}.run=raise:{action}?nth:{NTH}",
+            marks=claim(f"{action}-{stage}", f"{what} in a stage: {stage}", at_most=10.0),
+        )
         for stage in STAGES
         for action, what in ACTIONS.items()
     ]
+    around = claim("memory-around-stages", "out of memory on receipt, and after the lease was taken", at_most=10.0)
+    return [*inside, pytest.param("inference", AROUND, marks=around)]
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("stage", "action"), _cases())
-def test_a_stage_that_an_error_leaves_costs_no_worker_no_slot_and_no_job(case: Case, stage: str, action: str) -> None:
+@pytest.mark.parametrize(("stage", "fault"), _cases())
+def test_a_stage_that_an_error_leaves_costs_no_worker_no_slot_and_no_job(case: Case, stage: str, fault: str) -> None:
     system = case.system
     hit, other = system.workers
-    system.arm(hit, f"{stage}.run=raise:{action}?nth:{NTH}")
+    system.arm(hit, fault)
     system.wait_ready()
     pid = hit.pid
 

@@ -381,7 +381,21 @@ def test_other_runs_of_the_session_go_on(tmp_path: Path) -> None:
 STICKY = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=h"
 
 
-@pytest.mark.parametrize("text", [STICKY, STICKY.replace("700", "719"), "CUDA error 716: misaligned address"])
+@pytest.fixture
+def _device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is this process's alone; it is whole again after the test."""
+    monkeypatch.setattr(Session, "device_lost", False)
+
+
+@pytest.mark.usefixtures("_device")
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(STICKY, STICKY.replace("700", "719"), "CUDA error 716: misaligned address"),
+        "CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0 ; hostname=h",
+        "CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED ; GPU=0 ; hostname=h",
+    ],
+)
 def test_a_sticky_cuda_error_says_that_the_device_is_lost_and_is_not_bisected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
@@ -400,9 +414,23 @@ def test_a_sticky_cuda_error_says_that_the_device_is_lost_and_is_not_bisected(
     assert runs == [1]
 
 
-def test_cuda_s_want_of_memory_loses_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_device")
+def test_whatever_fails_after_the_device_was_lost_fails_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = Bench(tmp_path, doubling())
     bench.engine.warm(bench.record)
-    monkeypatch.setattr(Halt, "run", Mock(side_effect=RuntimeError("CUDA failure 2: out of memory")))
+    for text in (STICKY, "an error like any other"):
+        monkeypatch.setattr(Halt, "run", Mock(side_effect=RuntimeError(text)))
+        with pytest.raises(DeviceLostError):
+            bench.run(rows(1))
+
+
+@pytest.mark.usefixtures("_device")
+@pytest.mark.parametrize("text", ["CUDA failure 2: out of memory", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"])
+def test_cuda_s_want_of_memory_loses_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    bench = Bench(tmp_path, doubling())
+    bench.engine.warm(bench.record)
+    monkeypatch.setattr(Halt, "run", Mock(side_effect=RuntimeError(text)))
 
     assert [type(each) for each in bench.run(rows(1))] == [OutOfMemoryError]

@@ -10,11 +10,14 @@ from typing import Any, cast
 import pytest
 import redis
 
+from jobs.commands import Command
 from jobs.errors import StoreUnavailableError
 from jobs.settings import read_settings
+from jobs.store import JobStore
 from tasks import intermediates
 from tasks.intermediates import INLINE_BYTES_MAX, TTL_S, Intermediates, mount_id
 
+PREFIX = "t:"
 LARGE = b"x" * (INLINE_BYTES_MAX + 1)
 
 
@@ -26,9 +29,10 @@ class Keys:
         self.ttl_s: dict[bytes, int] = {}
         self.away = False
 
-    def set(self, key: str, data: bytes, ex: int) -> None:
+    def keep(self, name: str, ttl_s: int, data: bytes) -> None:
         self._answer()
-        self.kept[key.encode()], self.ttl_s[key.encode()] = data, ex
+        key = f"{PREFIX}intermediate:{name}".encode()
+        self.kept[key], self.ttl_s[key] = data, ttl_s
 
     def get(self, key: bytes) -> bytes | None:
         self._answer()
@@ -43,6 +47,22 @@ class Keys:
             raise redis.ConnectionError
 
 
+class Store:
+    """A job store that knows one script."""
+
+    prefix = PREFIX
+
+    def __init__(self, keys: Keys) -> None:
+        self.client = keys
+
+    def run(self, command: Command[Any]) -> None:
+        assert command.script == "keep"
+        try:
+            self.client.keep(*command.arguments)
+        except redis.ConnectionError as error:
+            raise StoreUnavailableError("away") from error
+
+
 @pytest.fixture
 def keys() -> Keys:
     return Keys()
@@ -51,7 +71,7 @@ def keys() -> Keys:
 @pytest.fixture
 def kept(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Intermediates:
     monkeypatch.setattr(intermediates, "_TMPFS", tmp_path)
-    return Intermediates(cast("redis.Redis", keys), read_settings(namespace="t"))
+    return Intermediates(cast("JobStore", Store(keys)), read_settings(namespace="t"))
 
 
 def _files(folder: Path) -> list[Path]:

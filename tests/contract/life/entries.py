@@ -19,8 +19,8 @@ class Job:
     task_id: str
     line: str
     deadline: int
-    ttl_ms: int
     limit: int
+    head: bytes
     generation: int = 1
     state: State = State.QUEUED
     place: Place = "line"
@@ -77,6 +77,8 @@ class Batch:
     members: list[str] = field(default_factory=list)
     epoch: int = 0
     lease: Lease | None = None
+    spared: int = 0
+    """The epoch whose lease was spared once."""
     returned: int = 0
     all_cancelled: bool = False
 

@@ -25,6 +25,7 @@ from jobs.commands import (
     Taken,
     View,
 )
+from jobs.records import Head, encode_head
 from jobs.records import Job as Submitted
 from jobs.states import Event, State, move
 from tests.contract.life.entries import RETURNS_MAX, Batch, Job, Lease
@@ -32,6 +33,8 @@ from tests.contract.life.snapshot import Snapshot
 
 LOST_AFTER_MS = 2_000
 WORKER_TTL_MS = 15_000
+PAUSE_MS = 2_000
+"""Without a sweep for longer, the store may have been away: each lease that ran out is spared once."""
 DEAD_LETTERS_LOOK = 10
 SLACK_MS = 2_000
 """TTLs run on the server's own clock too, and an example takes a moment."""
@@ -50,6 +53,8 @@ class Ledger:
         self.sequence = 0
         self.sweeper = ("", 0)
         """Who sweeps, and until when."""
+        self.swept_at: int | None = None
+        """When somebody swept last."""
         self.ends: list[tuple[str, State]] = []
         """The jobs that this step ended."""
         self.announced: list[str] = []
@@ -64,8 +69,7 @@ class Ledger:
     def submitted(self, jobs: Iterable[Submitted], publish: Sequence[MicroBatch]) -> None:
         for job in jobs:
             head = job.head
-            ttl_ms = head.deadline_at_ms - head.queued_at_ms
-            new = Job(job.task_id, job.line, head.deadline_at_ms, ttl_ms, head.attempts_max)
+            new = Job(job.task_id, job.line, head.deadline_at_ms, head.attempts_max, encode_head(head))
             self.jobs.setdefault(job.task_id, new)
         self._published(publish)
 
@@ -99,19 +103,20 @@ class Ledger:
                 if view.head:
                     assert (view.attempt, view.head.generation) == (job.attempt, job.generation)
 
-    def replayed(self, task_id: str, verdict: str, deadline: int) -> None:
+    def replayed(self, task_id: str, verdict: str, again: Head) -> None:
         job = self.jobs[task_id]
         if job.forgotten or (job.can_replay and not job.has_input):
             assert verdict == "gone"
             return
-        assert verdict == ("replayed" if job.can_replay else _stored(job.state))
+        is_asked_again = job.is_open and job.head == encode_head(again)
+        assert verdict == ("replayed" if job.can_replay or is_asked_again else _stored(job.state))
         if job.can_replay:
             self._move(job, Event.REPLAY)
-            self._open_generation(job, deadline)
+            self._open_generation(job, again)
 
-    def _open_generation(self, job: Job, deadline: int) -> None:
-        job.generation += 1
-        job.deadline, job.place, job.attempt, job.promised = deadline, "line", 1, False
+    def _open_generation(self, job: Job, again: Head) -> None:
+        job.generation, job.head = again.generation, encode_head(again)
+        job.deadline, job.place, job.attempt, job.promised = again.deadline_at_ms, "line", 1, False
         job.takes_left, job.takes, job.forgiven = 1, 0, 0
         if job.task_id in self.letters:
             self.letters.remove(job.task_id)
@@ -127,13 +132,18 @@ class Ledger:
         if other != name and abs(until - self.now) > SLACK_MS:
             assert reply.turn == (until < self.now), "two sweep at once, or none"
         if reply.turn:
-            self.sweeper = name, self.now + lease_ms
-            self._swept(reply)
+            paused = self.swept_at is None or self.now - self.swept_at > PAUSE_MS
+            self.sweeper, self.swept_at = (name, self.now + lease_ms), self.now
+            self._swept(reply, lease_ms if paused else 0)
 
-    def _swept(self, reply: Swept) -> None:
+    def _swept(self, reply: Swept, spare_ms: int) -> None:
         self._sweep_jobs()
-        self._sweep_workers()
+        self._sweep_workers(forget=not spare_ms)
         lost = [each for each in self.batches.values() if each.lease and each.lease.until <= self.now]
+        for batch in [each for each in lost if spare_ms and each.spared != each.epoch]:
+            assert batch.lease
+            batch.lease.until, batch.spared = self.now + spare_ms, batch.epoch
+            lost.remove(batch)
         for batch in lost:
             self._recover(batch, charged=self._is_charged(batch))
         assert reply.recovered == len(lost)
@@ -152,8 +162,9 @@ class Ledger:
             elif job.place == "retries" and job.due <= self.now:
                 job.place = "line"
 
-    def _sweep_workers(self) -> None:
-        self.seen = {holder: at for holder, at in self.seen.items() if at > self.now - WORKER_TTL_MS}
+    def _sweep_workers(self, *, forget: bool) -> None:
+        if forget:
+            self.seen = {holder: at for holder, at in self.seen.items() if at > self.now - WORKER_TTL_MS}
         oldest = self.letters[:DEAD_LETTERS_LOOK]
         self.letters = [each for each in self.letters if each not in oldest or not self.jobs[each].forgotten]
 
@@ -178,10 +189,8 @@ class Ledger:
     def took(self, message: MicroBatch, holder: str, lease_ms: int, reply: Taken) -> None:
         assert reply.verdict == self._verdict(message)
         batch = self.batches.get(message.number)
-        if batch and reply.verdict in {"held", "recovered", "taken", "empty"}:
+        if batch and reply.verdict in {"held", "taken", "empty"}:
             self.received[batch.queue] = max(self.received.get(batch.queue, 0), batch.published)
-        if batch and reply.verdict == "recovered":
-            self._recover(batch, charged=self._is_charged(batch))
         if batch and reply.verdict in {"taken", "empty"}:
             self._start(batch, reply)
         if batch and reply.verdict == "taken":
@@ -202,7 +211,7 @@ class Ledger:
         if batch.stage != message.stage:
             return "passed"
         if batch.lease:
-            return "held" if batch.lease.until > self.now else "recovered"
+            return "held"
         return "taken" if any(self._may_run(job) for job in self._open(batch)) else "empty"
 
     def _may_run(self, job: Job) -> bool:
@@ -252,12 +261,21 @@ class Ledger:
         if how == "failed" or batch.returned > RETURNS_MAX:
             self._recover(batch, charged=batch.suspect or how == "unharmed")
         else:
-            batch.stage, batch.lease = "preprocess", None
-            for job in self._open(batch):
-                job.takes_left += 1
-            assert [each.number for each in reply.publish] == [batch.number]
+            self._return(batch, reply)
         self._check_ends(reply.ended)
         self._published(reply.publish)
+
+    def _return(self, batch: Batch, reply: Released) -> None:
+        """It starts again at preprocess, unless a promised cancellation was the last open job."""
+        batch.stage, batch.lease = "preprocess", None
+        for job in self._open(batch):
+            job.takes_left += 1
+            if job.promised:
+                self._leave(job, Event.CANCEL)
+        if any(True for _ in self._open(batch)):
+            assert [each.number for each in reply.publish] == [batch.number]
+        else:
+            del self.batches[batch.number]
 
     def beaten(self, holder: str, held: Sequence[tuple[str, int]], lease_ms: int, reply: Beaten) -> None:
         self.seen[holder] = self.now

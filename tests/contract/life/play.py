@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from jobs import commands
 from jobs.commands import Command, Doubtful, Handover, MicroBatch, Outcome, Taken
-from jobs.records import SCHEMA, STAGES, Head, Job, Lane
+from jobs.records import SCHEMA, STAGES, Head, Job, Lane, next_generation
 from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
@@ -132,9 +132,9 @@ class Play:
 
     def replay(self, task_id: str, head: Head) -> None:
         """Run a job again; ``head``: as it was read before."""
-        job, now = self.ledger.jobs[task_id], self.ledger.now
-        command = commands.replay([(task_id, head)], now)
-        self.run(command, lambda verdicts: self.ledger.replayed(task_id, verdicts[0], now + job.ttl_ms))
+        again = next_generation(head, self.ledger.now)
+        command = commands.replay([(task_id, head)], self.ledger.now)
+        self.run(command, lambda verdicts: self.ledger.replayed(task_id, verdicts[0], again))
         self.read([task_id])
 
     def drop(self, task_id: str) -> None:
