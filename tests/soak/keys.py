@@ -30,7 +30,7 @@ class Census(NamedTuple):
 
 def allowed_for_ever(page: str) -> list[re.Pattern[str]]:
     """Patterns of the keys that may be there without a TTL: rows of the table whose column TTL says so."""
-    rows = re.findall(r"^\| `([^`]+)` \| [^|]* \| [^|]* \| ([^|]*) \|", page, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([^`]+)` \|[^|]*\|[^|]*\| ([^|]*) \|", page, flags=re.MULTILINE)
     return [_pattern(name) for name, ttl in rows if ttl.startswith(FOR_EVER)]
 
 
