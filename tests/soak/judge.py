@@ -23,6 +23,8 @@ GROWTH_SHARE: Final = 0.05
 BLOCKS: Final = 12
 T_99: Final = 2.764
 """One-sided 99 % of Student's t with 10 degrees of freedom: 12 blocks have 11 steps between them."""
+NOISE_BYTES: Final = 2 * 2**20
+"""Two arenas of Python's allocator: a smaller rise is no leak that anybody could tell."""
 POINTS_MAX: Final = 400
 LATENCY_RATIO: Final = 1.1
 RESAMPLES: Final = 4_000
@@ -52,12 +54,14 @@ class Growth(msgspec.Struct, frozen=True):
     @property
     def unnoticed_bytes_s(self) -> float:
         """A steady leak smaller than this may hide in what memory does by itself."""
-        return self.slope_bytes_s - self.low_bytes_s + self.allowed_bytes / DAY_S
+        surely = self.slope_bytes_s - self.low_bytes_s + self.allowed_bytes / DAY_S
+        return max(surely, NOISE_BYTES / self.seconds)
 
     @property
     def is_leak(self) -> bool:
         """Whether it surely grows by more than a day allows, or has done so already."""
-        return self.low_bytes_s * DAY_S > self.allowed_bytes or self.rise_bytes > self.allowed_bytes
+        grows = self.low_bytes_s * DAY_S > self.allowed_bytes and self.rise_bytes > NOISE_BYTES
+        return grows or self.rise_bytes > self.allowed_bytes
 
 
 def theil_sen(at: Numbers, values: Numbers) -> float:

@@ -73,6 +73,7 @@ class Load:
         self._numbers = itertools.count()
         self._draw = random.Random(3)  # noqa: S311 -- when a client goes
         self._open = 0
+        self._stopped = False
         self._thread: Thread | None = None
         self.ledger = Ledger()
         self.error: BaseException | None = None
@@ -83,15 +84,16 @@ class Load:
         _run(self._closed_loop(clients, started + seconds))
         return (self._ended - before) / (time.monotonic() - started)
 
-    def start(self, rate: float, seconds: float) -> Self:
-        """Begin to submit ``rate`` jobs a second for ``seconds``."""
-        self._thread = Thread(target=self._guarded, args=(rate, seconds), name="load")
+    def start(self, rate: float) -> Self:
+        """Begin to submit ``rate`` jobs a second, until `stop`."""
+        self._thread = Thread(target=self._guarded, args=(rate,), name="load")
         self._thread.start()
         return self
 
-    def join(self) -> None:
-        """Wait until the last job was followed to its end; raises what went wrong in the load itself."""
+    def stop(self) -> None:
+        """Submit no more, and wait until the last job was followed to its end; raises what went wrong in the load."""
         assert self._thread is not None
+        self._stopped = True
         self._thread.join()
         if self.error is not None:
             raise self.error
@@ -101,10 +103,10 @@ class Load:
         tally = self.ledger.tally
         return tally.completed + tally.failed + tally.cancelled + tally.expired
 
-    def _guarded(self, rate: float, seconds: float) -> None:
+    def _guarded(self, rate: float) -> None:
         try:
-            _run(self._open_loop(rate, seconds))
-        except BaseException as error:  # noqa: BLE001 -- raised again by `join`
+            _run(self._open_loop(rate))
+        except BaseException as error:  # noqa: BLE001 -- raised again by `stop`
             self.error = error
 
     async def _closed_loop(self, clients: int, until: float) -> None:
@@ -116,12 +118,14 @@ class Load:
             for _ in range(clients):
                 group.create_task(work(client))
 
-    async def _open_loop(self, rate: float, seconds: float) -> None:
+    async def _open_loop(self, rate: float) -> None:
         started = time.monotonic()
         async with Client(self._system.urls) as client, asyncio.TaskGroup() as group:
-            for place in range(int(rate * seconds)):
+            for place in itertools.count():
                 due = started + place / rate
                 await asyncio.sleep(due - time.monotonic())
+                if self._stopped:
+                    break
                 if self._open >= OPEN_MAX:
                     self.ledger.tally.unsent += 1
                     continue

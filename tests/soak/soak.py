@@ -105,6 +105,8 @@ class Soak:
         self._endings = Endings(system)
         self._disturbances: list[Disturbance] = []
         self._breaches: defaultdict[str, list[str]] = defaultdict(list)
+        self._started = self._ended = 0.0
+        """When the open loop began and ended, monotonic."""
 
     def run(self) -> Verdict:
         """All phases; the verdict."""
@@ -112,16 +114,17 @@ class Soak:
         self._wait_quiet()
         rest, keys = self._at_rest(), census(self._system.redis, self._system.namespace)
         with self._endings, self._vitals:
-            self._load = Load(self._system, self._mix).start(SHARE * capacity, self.plan.seconds)
+            load = Load(self._system, self._mix).start(SHARE * capacity)
             self._started = time.monotonic()
             self._disturb()
-            self._load.join()
+            self._wait_for_the_end()
+            load.stop()
         self._vitals.write(self._system.folder / "vitals.json")
-        ledger = self._load.ledger
+        ledger = load.ledger
         self._look_for_left(ledger)
         self._wait_quiet()
         figures = {
-            "seconds": self.plan.seconds,
+            "seconds": round(self._ended - self._started, 1),
             "capacity_jobs_s": round(capacity, 1),
             "rate_jobs_s": round(SHARE * capacity, 1),
             "disturbances": [msgspec.to_builtins(each) for each in self._disturbances],
@@ -153,6 +156,11 @@ class Soak:
             self._disturbances.append(
                 Disturbance(what, self._since_start(begin), self._since_start(time.monotonic()))
             )
+
+    def _wait_for_the_end(self) -> None:
+        """Where restarts took long for a short soak, it becomes longer: half of it is there to be judged."""
+        self._ended = max(self._started + self.plan.seconds, self._judged_from + self.plan.seconds / 2)
+        time.sleep(self._ended - time.monotonic())
 
     def _since_start(self, at: float) -> float:
         return round(at - self._started, 2)
@@ -197,12 +205,8 @@ class Soak:
         return max(self._started + self.plan.judged_from_s, over)
 
     @property
-    def _ended(self) -> float:
-        return self._started + self.plan.seconds
-
-    @property
     def _last_third(self) -> float:
-        return self._started + self.plan.seconds * 2 / 3
+        return self._ended - self.plan.seconds / 3
 
     def _judge_processes(self) -> dict[str, Any]:
         """Memory, descriptors and threads of each process that lived to the end."""

@@ -19,7 +19,8 @@ from tests.soak.soak import Soak, Verdict
 from tests.soak.soak_system import SoakSystem
 
 SECONDS: Final = float(os.environ.get("SOAK_S", "600"))
-CONTROL_S: Final = 60.0
+CONTROL_S: Final = 90.0
+"""Each worker sees its 5,000th job after its restart."""
 AROUND_S: Final = 400.0
 """Start, capacity, drain and end of a run, generously."""
 WRITTEN_FROM_S: Final = 600.0

@@ -61,11 +61,11 @@ def _drop_jobs() -> None:
 
 
 def _leak() -> None:
-    """Leak in the gateway at each submit, in a worker at each stage of a micro-batch."""
+    """Leak in the gateway at each submit, in a worker at each job that completes."""
     if "celery" in sys.orig_argv:
         from tasks import stages  # noqa: PLC0415 -- the gateway never loads it
 
-        _leak_in(stages, "run_stage")
+        _leak_in(stages, "_completed")
     else:
         from api.gateway import Gateway  # noqa: PLC0415 -- a worker never loads it
 
