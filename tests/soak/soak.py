@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 SHARE: Final = 0.6
 """Of the measured capacity."""
 QUIET_S: Final = 60.0
-"""How long after the last job its records and what workers left of themselves may stay, retention included."""
+"""How long after the last job its record, and what workers that ended left, may stay; retention included."""
 REST_S: Final = 8.0
 """After this every connection that a client left open has been closed by the gateway."""
 TRANSIENT: Final = (
@@ -184,7 +184,7 @@ class Soak:
         return {role.folder.name: look_at(role.pid, port) for role in self._system.roles}
 
     def _look_for_left(self, ledger: Ledger) -> None:
-        """Jobs of clients that went are followed by nobody: whichever is open now has until its lease would end."""
+        """Jobs whose clients went are followed by nobody; they must end too, and soon."""
         deadlines = f"{self._system.namespace}:deadlines"
         try:
             wait_until(lambda: self._system.redis.zcard(deadlines) == 0, RETENTION_S)
