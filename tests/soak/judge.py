@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -32,7 +32,7 @@ COUNT_RISE: Final = 2.0
 COUNT_SHARE: Final = 0.05
 """Counts (descriptors, threads, connections) are flat where they rise by no more than the larger of the two."""
 
-Numbers = Sequence[float] | NDArray[np.float64]
+Numbers = Sequence[float] | NDArray[Any]
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -77,18 +77,31 @@ def growth(at: Numbers, held_bytes: Numbers) -> Growth:
     The interval is that of a walk whose steps are independent: the standard error of the mean step from one block's
     median to the next. Steps of an allocator are rare and large, so they make it wide; a leak is in every step.
     """
-    x, y = np.asarray(at, float), np.asarray(held_bytes, float)
-    assert len(x) >= 2 * BLOCKS, f"{len(x)} samples are too few to judge memory by"
-    medians = np.array([np.median(block) for block in np.array_split(y, BLOCKS)])
-    steps, seconds = np.diff(medians), float(x[-1] - x[0])
-    slope = theil_sen(x, y)
-    error = T_99 * float(steps.std(ddof=1)) / math.sqrt(len(steps)) / (seconds / BLOCKS)
+    slope, error, medians = _slope(at, held_bytes)
     rise = float(medians[-1] - medians[0])
-    return Growth(float(np.median(y)), slope, slope - error, slope + error, rise, seconds)
+    return Growth(float(np.median(held_bytes)), slope, slope - error, slope + error, rise, float(at[-1] - at[0]))
+
+
+class Trend(msgspec.Struct, frozen=True):
+    """How a count moved under load: its median, and by how much it surely rose (99 %) from begin to end."""
+
+    median: float
+    rose: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it did not surely rise by more than counts may."""
+        return self.rose <= max(COUNT_RISE, COUNT_SHARE * self.median)
+
+
+def trend(at: Numbers, counts: Numbers) -> Trend:
+    """Judge a count that wavers with the load by the same slope and interval as memory."""
+    slope, error, _ = _slope(at, counts)
+    return Trend(float(np.median(counts)), (slope - error) * float(at[-1] - at[0]))
 
 
 class Level(msgspec.Struct, frozen=True):
-    """A count at the begin and at the end of what is judged: medians."""
+    """A count before the load and after it."""
 
     before: float
     after: float
@@ -97,11 +110,6 @@ class Level(msgspec.Struct, frozen=True):
     def is_flat(self) -> bool:
         """Whether it did not rise by more than counts may."""
         return self.after - self.before <= max(COUNT_RISE, COUNT_SHARE * self.before)
-
-
-def level(before: Numbers, after: Numbers) -> Level:
-    """Compare what a count was with what it has become."""
-    return Level(float(np.median(before)), float(np.median(after)))
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -146,6 +154,15 @@ def key_breaches(before: Mapping[str, int], after: Mapping[str, int], without_tt
         *(f"grown from {before[name]} to {after[name]}: {name}" for name in grown),
         *(f"without TTL: {name}" for name in without_ttl),
     ]
+
+
+def _slope(at: Numbers, values: Numbers) -> tuple[float, float, NDArray[np.float64]]:
+    """Theil-Sen's slope, how far off it may be, and the medians of the blocks."""
+    x, y = np.asarray(at, float), np.asarray(values, float)
+    assert len(x) >= 2 * BLOCKS, f"{len(x)} samples are too few to judge a slope by"
+    medians = np.array([np.median(block) for block in np.array_split(y, BLOCKS)])
+    steps, block_s = np.diff(medians), float(x[-1] - x[0]) / BLOCKS
+    return theil_sen(x, y), T_99 * float(steps.std(ddof=1)) / math.sqrt(len(steps)) / block_s, medians
 
 
 def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import msgspec
 
 from tests.faults.watchers import Endings
 from tests.soak import judge
-from tests.soak.judge import Growth, Latency, Level
+from tests.soak.judge import Growth, Latency, Level, Trend
 from tests.soak.keys import Census, census
 from tests.soak.load import Ledger, Load
 from tests.soak.mix import Mix
@@ -219,32 +219,33 @@ class Soak:
         grown = judge.growth([each.at for each in judged], [each.own_bytes for each in judged])
         if grown.is_leak:
             self._breaches["memory"].append(f"{who.role} {_megabytes(grown)}")
-        calm = [each for each in samples if each.at < self._calm_until]
-        before = calm or judged[: len(judged) // 3]
-        after = [each for each in judged if each.at >= self._last_third]
-        levels = {
-            "descriptors": judge.level([each.descriptors for each in before], [each.descriptors for each in after]),
-            "threads": judge.level([each.threads for each in before], [each.threads for each in after]),
+        at = [each.at for each in judged]
+        trends = {
+            "descriptors": judge.trend(at, [each.descriptors for each in judged]),
+            "threads": judge.trend(at, [each.threads for each in judged]),
         }
-        for name, found in levels.items():
-            self._judge_level(name, who.role, found)
+        for name, found in trends.items():
+            self._judge_trend(name, who.role, found)
         return {
             "samples": len(judged),
             "memory": {**msgspec.to_builtins(grown), "unnoticed_bytes_s": grown.unnoticed_bytes_s},
-            **msgspec.to_builtins(levels),
+            **msgspec.to_builtins(trends),
         }
+
+    def _judge_trend(self, what: str, whose: str, found: Trend) -> None:
+        if not found.is_flat:
+            self._breaches[what].append(f"{whose}: {found.median:g}, rose by more than {found.rose:.1f}")
+
+    def _judge_connections(self) -> dict[str, Any]:
+        """How many the store has, under load; at rest they show as descriptors of the processes."""
+        seen = [each for each in self._vitals.connections if self._judged_from <= each[0] <= self._ended]
+        found = judge.trend([at for at, _ in seen], [count for _, count in seen])
+        self._judge_trend("connections", "the store's clients", found)
+        return dict(msgspec.to_builtins(found))
 
     def _judge_level(self, what: str, whose: str, found: Level) -> None:
         if not found.is_flat:
             self._breaches[what].append(f"{whose}: {found.before:g}, at the end {found.after:g}")
-
-    def _judge_connections(self) -> dict[str, Any]:
-        seen = self._vitals.connections
-        calm = [count for at, count in seen if at < self._calm_until]
-        last = [count for at, count in seen if self._last_third <= at <= self._ended]
-        found = judge.level(calm, last)
-        self._judge_level("connections", "the store's clients", found)
-        return dict(msgspec.to_builtins(found))
 
     def _judge_rest(self, before: dict[str, Sample], after: dict[str, Sample]) -> dict[str, Any]:
         """Without load, each role holds what it held before it."""

@@ -103,9 +103,18 @@ def test_a_count_is_flat_where_it_rises_by_no_more_than_two_or_a_twentieth(
     assert Level(before, after).is_flat is flat
 
 
-def test_a_count_is_judged_by_its_medians() -> None:
-    assert judge.level([20, 20, 90], [21, 20, 20, 20, 80]).is_flat
-    assert not judge.level([20, 20, 20], range(40)[-9:]).is_flat
+def test_a_count_that_wavers_with_the_load_is_flat() -> None:
+    at = _at(400)
+    counts = 25.0 + np.random.default_rng(3).poisson(3, len(at))
+    assert judge.trend(at, counts).is_flat
+    assert judge.trend(at, counts + 12 * ((at > 120) & (at < 200))).is_flat
+
+
+@pytest.mark.parametrize("seconds", [30, 400])
+def test_a_descriptor_that_leaks_now_and_then_is_no_flat_count(seconds: float) -> None:
+    at = _at(seconds)
+    wavering = np.random.default_rng(3).poisson(1, len(at))
+    assert not judge.trend(at, 25 + wavering + np.floor(10 * at / seconds)).is_flat
 
 
 def _p95s(middle_s: float, windows: int, seed: int) -> NDArray[np.float64]:
