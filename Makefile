@@ -7,7 +7,7 @@ UV ?= uv
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: run test test-slow faults check bench lock clean
+.PHONY: run test test-slow soak faults check bench lock clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed-cpu
@@ -18,6 +18,10 @@ test: check
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+SOAK_S ?= 600
+soak: $(VENV)/.installed-dev
+	SOAK_S=$(SOAK_S) $(BIN)/python -m pytest tests/soak
 
 # Skips the cases that this very code has passed; FAULTS=again runs them all.
 FAULTS ?= resume

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
+from collections import deque
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
@@ -25,8 +27,10 @@ from jobs.states import ENDS
 
 T = TypeVar("T")
 
-FULL_RETRY_S = 5.0
+IDLE_S = 15.0
+"""How long a gateway keeps a connection that a burst of calls left behind."""
 CALLS_MAX = 16
+FULL_RETRY_S = 5.0
 SLICE_US = 50_000
 """What one stage of a micro-batch should take at most, so that a slow model still spreads over its workers."""
 
@@ -97,8 +101,9 @@ class AsyncJobStore:
         self._pool = pool
         self._flow = flow
         self._timeout_s = timeout_s
-        self._idle: list[redis.asyncio.Connection] = []
         self._calls = asyncio.Semaphore(CALLS_MAX)
+        self._idle: deque[tuple[float, redis.asyncio.Connection]] = deque()
+        """Since when, on the monotonic clock; the last one is taken first, so the first lay idle for longest."""
 
     async def run(self, command: Command[T]) -> T:
         """Run a command; StoreUnavailableError when its fate is unknown, StoreFullError when nothing was done."""
@@ -118,7 +123,7 @@ class AsyncJobStore:
     async def close(self) -> None:
         """Close what is idle; calls under way close their own."""
         while self._idle:
-            await self._idle.pop().disconnect()
+            await self._idle.pop()[1].disconnect()
 
     async def _call(self, *words: Any) -> Any:
         """The reply of the first connection that works: an idle one may have died with a server since restarted.
@@ -127,7 +132,7 @@ class AsyncJobStore:
         """
         while self._idle:
             with contextlib.suppress(ConnectionError, redis.ConnectionError):
-                return await self._ask(self._idle.pop(), *words)
+                return await self._ask(self._idle.pop()[1], *words)
         return await self._ask(self._new_connection(), *words)
 
     async def _ask(self, connection: redis.asyncio.Connection, *words: Any) -> Any:
@@ -137,14 +142,21 @@ class AsyncJobStore:
             await connection.send_packed_command(connection.pack_command(*words), check_health=False)
             reply = await connection.read_response()
         except ResponseError:
-            self._idle.append(connection)  # it answered, and what it said was read whole
+            await self._keep(connection)  # it answered, and what it said was read whole
             raise
         except BaseException:
             await connection.disconnect(nowait=True)
             await self.close()  # what broke one connection broke the idle ones too
             raise
-        self._idle.append(connection)
+        await self._keep(connection)
         return reply
+
+    async def _keep(self, connection: redis.asyncio.Connection) -> None:
+        """Keep a connection for the next call, and let go of one that was not needed for long."""
+        now = time.monotonic()
+        self._idle.append((now, connection))
+        if now - self._idle[0][0] > IDLE_S:
+            await self._idle.popleft()[1].disconnect(nowait=True)
 
     def _new_connection(self) -> redis.asyncio.Connection:
         connection: redis.asyncio.Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]

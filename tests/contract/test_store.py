@@ -977,6 +977,22 @@ def test_a_connection_that_broke_while_idle_costs_no_call(house: House, server: 
     assert _as_gateway(server, scenario) == [[None]] * 3
 
 
+def test_connections_that_a_burst_left_behind_are_let_go(
+    house: House, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(store: AsyncJobStore) -> tuple[int, int]:
+        before = len(house.client.client_list())
+        await asyncio.gather(*(store.run(commands.read(["a"])) for _ in range(10)))
+        left = len(house.client.client_list()) - before
+        monkeypatch.setattr("jobs.store.IDLE_S", 0.0)
+        for _ in range(12):
+            await store.run(commands.read(["a"]))
+        wait_until(lambda: len(house.client.client_list()) - before == 1, 5.0, "one connection is left")
+        return left, len(store._idle)
+
+    assert _as_gateway(server, scenario) == (10, 1)
+
+
 def test_a_submit_that_is_asked_again_changes_nothing(house: House) -> None:
     job = house.job()
     first = house.store.run(commands.submit([job]))

@@ -1,7 +1,6 @@
 """Result files: one a case and broker, with what a reader needs to judge it.
 
-A result is *current* while the code that it judges has not changed: product, models and tests, the results
-themselves left out.
+A result is *current* while the code that it judges has not changed: product, models, and the tests that it runs with.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tests.system import ROOT
 
 FOLDER = Path(__file__).parent / "results"
 JUDGED = ("api", "inference", "jobs", "models", "penstock", "postprocess", "preprocess", "tasks", "tests")
-NOT_JUDGED = ":!tests/faults/results"
+NOT_JUDGED = (":!tests/*/results", ":!tests/unit", ":!tests/contract", ":!tests/hostile", ":!tests/soak")
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -49,8 +48,8 @@ class Claim(msgspec.Struct, frozen=True):
 @functools.cache
 def code() -> str:
     """Digest of what is judged, as git has it; what is not committed counts by its difference."""
-    listed = _git("ls-files", "-s", *JUDGED, NOT_JUDGED)
-    changed = _git("diff", "HEAD", "--", *JUDGED, NOT_JUDGED)
+    listed = _git("ls-files", "-s", *JUDGED, *NOT_JUDGED)
+    changed = _git("diff", "HEAD", "--", *JUDGED, *NOT_JUDGED)
     return sha256((listed + changed).encode()).hexdigest()[:16]
 
 
