@@ -3,7 +3,8 @@
 -- sequence, queue}, waits unleased for longer than it should and nothing younger was received: it is lost only if
 -- the broker says that its queue is empty.
 -- After a pause of all sweepers (the store was away, so was every sign of life) silence is no death: each lease that ran
--- out in it is given once as long as the sweeper's own, and no worker is forgotten in that pass.
+-- out in it lasts once three quarters of its length longer (a worker speaks in each third, and waits no longer than that
+-- for an answer), and no worker is forgotten in that pass.
 even_if_full()
 local sweeper, most = P .. 'sweeper', tonumber(ARGV[3])
 local holder, swept = string.match(call('GET', sweeper) or '', '^(.*) (%d+)$')
@@ -53,8 +54,9 @@ local function look_at(pool, number)
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)
     elseif paused and batch[10] ~= batch[11] then
-      call('HSET', key, 'spared', batch[11], 'lease', NOW + ARGV[2])
-      call('ZADD', live, NOW + ARGV[2], number)
+      local until_ms = NOW + math.floor(tonumber(batch[9] or 0) * 0.75)
+      call('HSET', key, 'spared', batch[11], 'lease', until_ms)
+      call('ZADD', live, until_ms, number)
     else
       local charged = is_charged(batch[7] == '1', batch[5], tonumber(batch[9] or 0))
       recover(number, line, stage, batch[6], charged, 'worker-lost')

@@ -7,7 +7,7 @@ import re
 from jobs.states import State
 from tests.contract.life.clockwork import CLOCK
 from tests.contract.life.entries import Batch, Job
-from tests.contract.life.ledger import SLACK_MS, Ledger
+from tests.contract.life.ledger import Ledger
 from tests.contract.life.snapshot import NO_TTL, Snapshot, StoredBatch
 
 LASTING = re.compile(
@@ -110,7 +110,9 @@ def _keys_have_their_ttl(ledger: Ledger, snapshot: Snapshot) -> None:
             assert ttl_ms == NO_TTL, f"{key} has a TTL"
         elif family == "job":
             left_ms = job.gone_at - ledger.now
-            assert left_ms - SLACK_MS <= ttl_ms <= max(left_ms, 1), f"{key} has a TTL of {ttl_ms} ms, not {left_ms}"
+            assert left_ms - ledger.slack_ms <= ttl_ms <= max(left_ms, 1), (
+                f"{key} has a TTL of {ttl_ms} ms, not {left_ms}"
+            )
         elif family in {"microbatch", "sweeper"}:
             assert ttl_ms > 0, f"{key} has no TTL"
         else:

@@ -8,6 +8,7 @@ learns from the store (``adopt``), and ``laws`` says what is allowed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -36,8 +37,7 @@ WORKER_TTL_MS = 15_000
 PAUSE_MS = 2_000
 """Without a sweep for longer, the store may have been away: each lease that ran out is spared once."""
 DEAD_LETTERS_LOOK = 10
-SLACK_MS = 2_000
-"""TTLs run on the server's own clock too, and an example takes a moment."""
+SLACK_MS = 100
 
 
 class Ledger:
@@ -45,6 +45,7 @@ class Ledger:
 
     def __init__(self, now: int, retention_ms: int, dead_letter_retention_ms: int, dead_letters_max: int) -> None:
         self.now = now
+        self._began = time.monotonic()
         self.jobs: dict[str, Job] = {}
         self.batches: dict[str, Batch] = {}
         self.seen: dict[str, int] = {}
@@ -63,6 +64,11 @@ class Ledger:
         self._retention_ms = retention_ms
         self._letter_retention_ms = dead_letter_retention_ms
         self._letters_max = dead_letters_max
+
+    @property
+    def slack_ms(self) -> int:
+        """How far TTLs may have run ahead: they run on the server's clock too, for as long as the example takes."""
+        return int((time.monotonic() - self._began) * 1000) + SLACK_MS
 
     # --- what gateways do ---
 
@@ -129,20 +135,20 @@ class Ledger:
 
     def swept(self, name: str, lease_ms: int, reply: Swept) -> None:
         other, until = self.sweeper
-        if other != name and abs(until - self.now) > SLACK_MS:
+        if other != name and abs(until - self.now) > self.slack_ms:
             assert reply.turn == (until < self.now), "two sweep at once, or none"
         if reply.turn:
             paused = self.swept_at is None or self.now - self.swept_at > PAUSE_MS
             self.sweeper, self.swept_at = (name, self.now + lease_ms), self.now
-            self._swept(reply, lease_ms if paused else 0)
+            self._swept(reply, paused=paused)
 
-    def _swept(self, reply: Swept, spare_ms: int) -> None:
+    def _swept(self, reply: Swept, *, paused: bool) -> None:
         self._sweep_jobs()
-        self._sweep_workers(forget=not spare_ms)
+        self._sweep_workers(forget=not paused)
         lost = [each for each in self.batches.values() if each.lease and each.lease.until <= self.now]
-        for batch in [each for each in lost if spare_ms and each.spared != each.epoch]:
+        for batch in [each for each in lost if paused and each.spared != each.epoch]:
             assert batch.lease
-            batch.lease.until, batch.spared = self.now + spare_ms, batch.epoch
+            batch.lease.until, batch.spared = self.now + batch.lease.granted * 3 // 4, batch.epoch
             lost.remove(batch)
         for batch in lost:
             self._recover(batch, charged=self._is_charged(batch))
@@ -320,7 +326,7 @@ class Ledger:
                 job.due = due[job.task_id]
             if job.task_id not in snapshot.jobs and not job.forgotten:
                 assert not job.is_open, f"{job.task_id} is lost"
-                assert self.now >= job.gone_at - SLACK_MS, f"{job.task_id} is gone too early"
+                assert self.now >= job.gone_at - self.slack_ms, f"{job.task_id} is gone too early"
                 job.forgotten = True
         order = list(snapshot.sorted_sets.get("dead-letters", {}))
         assert sorted(order) == sorted(self.letters)
