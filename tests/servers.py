@@ -200,6 +200,8 @@ class RabbitServer(Server):
         self._epmd: subprocess.Popen[bytes] | None = None
         self.config: dict[str, str] = {}
         """Lines of rabbitmq.conf that every start uses."""
+        self.options = ""
+        """Further arguments of Erlang: ``-rabbit key value`` for what rabbitmq.conf does not know."""
 
     def start(self, **config: str) -> Self:
         """Start it and wait until a client can connect; ``config`` is rabbitmq.conf's (``a__b``: a.b)."""
@@ -255,7 +257,8 @@ class RabbitServer(Server):
             "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._dist_port),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+sbwt none +sbwtdcpu none +sbwtdio none {self.options}",
+            "ERL_CRASH_DUMP": str(folder / "erl_crash.dump"),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the broker: its pid is ours

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 
 HANG_S = 12
 """Longer than RabbitMQ's consumer timeout here, and than a worker waits for its Redis (10 s)."""
-PATIENCE = {"consumer_timeout": "5000", "channel_tick_interval": "1000"}
+PATIENCE_MS, LOOK_MS = 5_000, 1_000
 
 
 @pytest.mark.parametrize("broker", BROKERS)
@@ -24,7 +24,8 @@ def test_a_stage_longer_than_the_brokers_patience_shows_one_result(
 ) -> None:
     system = FaultSystem(broker, tmp_path)
     if system.rabbit is not None:
-        system.rabbit.config = PATIENCE
+        system.rabbit.config = {"consumer_timeout": str(PATIENCE_MS)}
+        system.rabbit.options = f"-rabbit channel_tick_interval {LOOK_MS}"
     with system:
         for worker in system.workers:
             system.arm(worker, f"session.run=hang:{HANG_S}?nth:2")
@@ -40,6 +41,4 @@ def test_a_stage_longer_than_the_brokers_patience_shows_one_result(
 
 def _timeouts(logs: Path) -> int:
     """How often the broker lost its patience with a consumer."""
-    return sum(
-        "delivery acknowledgement" in line for log in logs.glob("*.log") for line in log.open(errors="replace")
-    )
+    return sum(log.read_text(errors="replace").count("delivery acknowledgement") for log in logs.glob("*.log"))
