@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from typing import Any
 
 import httpx
+import numpy as np
 
 from jobs import apikeys
 from tests.end_to_end.test_door import check_problem
@@ -148,7 +150,8 @@ def test_the_kept_input_of_tensors_can_be_submitted_again(system: System) -> Non
 
     kept = system.client.get(f"/dead-letters/{task_id}/input").json()
 
-    assert kept["input"]["x"]["data"] == [2.0**40, 0.0, 0.0, 0.0]
+    tensor = np.frombuffer(base64.b64decode(kept["input"]["x"]["base64"]), kept["input"]["x"]["dtype"])
+    assert tensor.tolist() == [2.0**40, 0.0, 0.0, 0.0]
     assert system.client.post("/predict/spin", json=kept | {"ttl_s": 1}).status_code == 202
 
 
