@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 LIVE_S = 0.2
 GROWTH_BYTES_MAX = 50 * 1000 * 1000
 PROBES = 15
-OF_A_JOB = re.compile(rb":(job:[0-9a-f]{56}|cost:[a-z-]+/\d+|dead-letters)$")
+OF_A_JOB = re.compile(rb":(job:[0-9a-f]{56}|cost:[a-z-]+/\d+|dead-letters|dead-letter-bytes)$")
 """What any job leaves for its retention, and what the jobs of a version cost."""
 
 
