@@ -118,17 +118,11 @@ class Session:
                 faults.reach("session.run", [feeds])
             arrays = halt.run(self._inner, self._outputs, feeds)
         except Exception as error:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share
-            raise halt.error or self._mapped(error) from None
+            raise halt.error or _mapped(error) from None
         for name, array in zip(self._outputs, arrays, strict=True):
             if array.ndim == 0 or array.shape[0] != rows:
                 raise ModelError(f"output {name} has shape {list(array.shape)} for {rows} rows; axis 0 must be rows")
         return dict(zip(self._outputs, arrays, strict=True))
-
-    def _mapped(self, error: Exception) -> Exception:
-        mapped = _mapped(error)
-        if isinstance(mapped, DeviceLostError):
-            Session.device_lost = True
-        return DeviceLostError("the device was lost before") if Session.device_lost else mapped
 
     def warm(self, rows_max: int) -> None:
         """Run zeros at 1 row and at the most rows, so that the first job finds kernels and memory ready.
@@ -196,7 +190,8 @@ def _spec(node: Any) -> TensorSpec:
 def _mapped(error: Exception) -> Exception:
     """Turn the runtime's errors into ours; the one place where that is done."""
     text = str(error).lower()
-    if _STICKY.search(text):
+    if Session.device_lost or _STICKY.search(text):
+        Session.device_lost = True
         log.critical("the device is lost to this process", exc_info=error)
         return DeviceLostError("a CUDA error after which this process can run nothing")
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY_WORDS):

@@ -39,12 +39,11 @@ class Departure:
         self._publisher = publisher
         self._exit = exit_now
         self._once = threading.Lock()
-        self._leaving = threading.Event()
         self._told = 0
 
     def hold_back(self) -> None:
         """Take nothing more in a process that is ending: the calling slot waits for the end."""
-        if self._leaving.is_set():
+        if self._once.locked():
             threading.Event().wait()
 
     def drain(self, within_s: float) -> None:
@@ -72,7 +71,6 @@ class Departure:
         """Give back what is held and exit. The jobs of ``guilty`` come back as suspects, all others unharmed."""
         if not self._once.acquire(blocking=False):
             threading.Event().wait()  # another thread ends this process
-        self._leaving.set()
         self._leases.silence()
         log.critical("the worker ends early", extra={"why": why, "exit_code": exit_code})
         giving = threading.Thread(target=self._give_back, args=(guilty, code), daemon=True)

@@ -1,7 +1,8 @@
 -- Gives a micro-batch back. ARGV: number, epoch, how, error code. How: 'unharmed' (its intermediate cannot be read, or
 -- the worker must go): it starts again at preprocess under a new sequence number, without those whose cancellation was
--- promised, a few times, then its jobs are charged an attempt; 'failed' (the stage had to be ended, or its process must be): its jobs come back as suspects, and
--- one that ran alone is charged. Replies {1 or 0 when the lease was lost, to publish, ended}.
+-- promised, a few times, then its jobs are charged an attempt; 'failed' (the stage had to be ended, or its process must
+-- be): its jobs come back as suspects, and one that ran alone is charged.
+-- Replies {1 or 0 when the lease was lost, to publish, ended}.
 even_if_full()
 local number, epoch, how, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key = P .. 'microbatch:' .. number
