@@ -34,7 +34,8 @@ def add_dead_letters(app: FastAPI, gateway: Gateway) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = PAGE,
     ) -> Response:
         admin_of(gateway, request)
-        return answer_json(await gateway.dead_letters.page(Filter(model, stage, code, since), cursor, limit))
+        async with gateway.store.at_once():
+            return answer_json(await gateway.dead_letters.page(Filter(model, stage, code, since), cursor, limit))
 
     @app.delete(
         "/dead-letters", tags=["dead letters"], summary="Drop the dead letters that match; `all` for every one"
@@ -52,17 +53,21 @@ def add_dead_letters(app: FastAPI, gateway: Gateway) -> None:
         wanted = Filter(model, stage, code, since)
         if (wanted == Filter()) != every:
             raise InvalidInputError("Name a filter, or all=true to drop every dead letter; not both.", pointer="/all")
-        return answer_json(await gateway.dead_letters.drop(wanted))
+        async with gateway.store.at_once():
+            return answer_json(await gateway.dead_letters.drop(wanted))
 
     @app.post("/dead-letters/replay", tags=["dead letters"], summary="Run dead letters again, under their ids")
     async def replay(request: Request) -> Response:
         admin_of(gateway, request)
-        return answer_json(await gateway.dead_letters.replay(await _order(gateway, request)))
+        order = await _order(gateway, request)
+        async with gateway.store.at_once():
+            return answer_json(await gateway.dead_letters.replay(order))
 
     @app.get("/dead-letters/{task_id}", tags=["dead letters"], summary="One dead letter, with its error")
     async def one(task_id: str, request: Request) -> Response:
         admin_of(gateway, request)
-        return answer_json(await gateway.dead_letters.one(task_id))
+        async with gateway.store.at_once():
+            return answer_json(await gateway.dead_letters.one(task_id))
 
     @app.get("/dead-letters/{task_id}/input", tags=["dead letters"], summary="The input that was kept")
     async def kept(task_id: str, request: Request) -> Response:
@@ -73,7 +78,8 @@ def add_dead_letters(app: FastAPI, gateway: Gateway) -> None:
     @app.delete("/dead-letters/{task_id}", tags=["dead letters"], summary="Drop one dead letter")
     async def drop_one(task_id: str, request: Request) -> Response:
         admin_of(gateway, request)
-        return answer_json(await gateway.dead_letters.drop_one(task_id))
+        async with gateway.store.at_once():
+            return answer_json(await gateway.dead_letters.drop_one(task_id))
 
 
 async def _order(gateway: Gateway, request: Request) -> Replay:

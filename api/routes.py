@@ -71,12 +71,16 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
 def _add_jobs(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/result/{task_id}/cancel", tags=["jobs"], summary="Cancel a job")
     async def cancel(task_id: str, request: Request) -> Response:
-        view = await gateway.cancel(task_id, caller_of(gateway, request))
+        caller = caller_of(gateway, request)
+        async with gateway.store.at_once():
+            view = await gateway.cancel(task_id, caller)
         return _job(task_id, view)
 
     @app.post("/result/{task_id}/retry", tags=["jobs"], summary="Run a failed or expired job again", status_code=202)
     async def retry(task_id: str, request: Request) -> Response:
-        view = await gateway.retry(task_id, caller_of(gateway, request))
+        caller = caller_of(gateway, request)
+        async with gateway.store.at_once():
+            view = await gateway.retry(task_id, caller)
         return _job(task_id, view)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
@@ -118,6 +119,15 @@ class AsyncJobStore:
         except OutOfMemoryError:
             raise StoreFullError("The job store is full; nothing was stored.", retry_after_s=FULL_RETRY_S) from None
         except (RedisError, OSError) as error:  # among them TimeoutError
+            raise _unavailable() from error
+
+    @contextlib.asynccontextmanager
+    async def at_once(self) -> AsyncIterator[None]:
+        """Around what takes several calls: all of them together get the time of one; StoreUnavailableError."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                yield
+        except TimeoutError as error:
             raise _unavailable() from error
 
     async def close(self) -> None:

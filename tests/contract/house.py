@@ -89,6 +89,11 @@ class House:
         (microbatch,) = self.submit(job)
         return job.task_id, microbatch
 
+    def processing(self, **given: Any) -> tuple[str, Taken]:
+        """A job that a worker has under a lease, at preprocess."""
+        task_id, microbatch = self.submit_one(**given)
+        return task_id, self.take(microbatch)
+
     def fill_window(self, model: str = "x") -> list[MicroBatch]:
         """As many micro-batches of one job as the window holds."""
         return [self.submit_one(model=model)[1] for _ in range(WINDOW)]

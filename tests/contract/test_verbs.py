@@ -6,15 +6,10 @@ import msgspec
 import pytest
 
 from jobs import commands
-from jobs.commands import DeadLetters, Outcome, Taken
+from jobs.commands import DeadLetters, Outcome
 from jobs.errors import StoreUnavailableError
 from jobs.states import Event
 from tests.contract.house import DOCUMENT, House, ids
-
-
-def _processing(house: House, **given: object) -> tuple[str, Taken]:
-    task_id, microbatch = house.submit_one(**given)
-    return task_id, house.take(microbatch)
 
 
 def _cancel(house: House, task_id: str) -> str:
@@ -23,7 +18,7 @@ def _cancel(house: House, task_id: str) -> str:
 
 def _fail(house: House, code: str = "internal", **given: object) -> str:
     """A dead letter."""
-    task_id, taken = _processing(house, **given)
+    task_id, taken = house.processing(**given)
     house.end(taken, [Outcome(task_id, Event.FAIL, b'{"error":{"code":"x"}}', code)])
     return task_id
 
@@ -65,7 +60,7 @@ def test_a_job_between_two_stages_is_cancelled_at_once_and_no_worker_gets_it(hou
 
 
 def test_a_job_that_waits_for_its_retry_is_cancelled_at_once(house: House) -> None:
-    task_id, taken = _processing(house)
+    task_id, taken = house.processing()
     house.end(taken, [Outcome(task_id, Event.RETRY, code="internal", delay_ms=60_000)])
 
     assert _cancel(house, task_id) == "cancelled"
@@ -89,7 +84,7 @@ def test_a_running_job_is_promised_its_cancellation_and_gets_it_at_the_boundary(
 
 @pytest.mark.parametrize("event", [Event.COMPLETE, Event.FAIL, Event.RETRY])
 def test_whatever_the_last_stage_makes_of_it_a_promised_cancellation_holds(house: House, event: Event) -> None:
-    task_id, taken = _processing(house)
+    task_id, taken = house.processing()
     assert _cancel(house, task_id) == "cancelling"
 
     house.end(taken, [Outcome(task_id, event, DOCUMENT, "internal", 1)])
@@ -100,7 +95,7 @@ def test_whatever_the_last_stage_makes_of_it_a_promised_cancellation_holds(house
 
 
 def test_a_cancellation_promised_by_a_worker_that_died_holds(house: House) -> None:
-    task_id, taken = _processing(house)
+    task_id, taken = house.processing()
     _cancel(house, task_id)
     house.lease_runs_out(taken.number)
 
@@ -188,7 +183,7 @@ def test_only_what_failed_or_expired_runs_again(house: House) -> None:
 
 
 def test_a_zombie_of_the_generation_before_changes_nothing(house: House) -> None:
-    task_id, zombie = _processing(house, attempts_max=1)
+    task_id, zombie = house.processing(attempts_max=1)
     house.deadline_passes(task_id)
     house.sweep()
     _replay(house, task_id)
@@ -315,7 +310,7 @@ def _due_in_ms(house: House, task_id: str) -> float:
 
 
 def _retry(house: House, **given: object) -> str:
-    task_id, taken = _processing(house, **given)
+    task_id, taken = house.processing(**given)
     house.end(taken, [Outcome(task_id, Event.RETRY, code="internal", delay_ms=0)])
     return task_id
 
@@ -354,7 +349,7 @@ def test_a_stage_that_had_to_be_ended_gives_its_jobs_back_as_suspects(house: Hou
 
 
 def test_a_suspect_that_had_to_be_ended_is_charged_and_fails_at_its_last_attempt(house: House) -> None:
-    task_id, taken = _processing(house, attempts_max=1)
+    task_id, taken = house.processing(attempts_max=1)
     (suspect,) = house.release(taken, "failed", "timeout")
 
     released = house.store.run(commands.release(house.take(suspect), "failed", "timeout"))
