@@ -80,7 +80,7 @@ class Gateway:
         self.arrivals = Arrivals(settings.body_timeout_s)
         self.dead_letters = DeadLetters(store, self.clock)
         self.waiters = Waiters(client, settings.namespace)
-        self.sweeper = Sweeper(store, broker.publish, broker.empty, self.metrics)
+        self.sweeper = Sweeper(store, broker, self.metrics)
         self._ids = TaskIds(ring, settings.retention_s)
         self._desk = Desk(self.catalog, self._ids, self.clock)
         self._submits: Gather[Job, None] = Gather(self._write, GATHER_MOST)
