@@ -35,6 +35,8 @@ _WANTED = frozenset(
         b"prefer",
         b"traceparent",
         b"x-request-id",
+        b"idempotency-key",
+        b"cache-control",
     )
 )
 
@@ -78,6 +80,17 @@ class Request:
         """The W3C trace context that came with the request, if it is well-formed."""
         given: bytes = self._found.get(b"traceparent", b"")
         return given.decode() if given and _TRACEPARENT.fullmatch(given) else ""
+
+    @property
+    def idempotency_key(self) -> bytes | None:
+        """The Idempotency-Key header, as it was sent."""
+        return self._found.get(b"idempotency-key")
+
+    @property
+    def cache_control(self) -> bytes:
+        """The Cache-Control header in lower case."""
+        given: bytes = self._found.get(b"cache-control", b"")
+        return given.lower()
 
     def wait_s(self, most: float) -> float:
         """Seconds of ``Prefer: wait=N``, at most ``most``; 0 where none is asked for."""

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from api import views
 from api.deadletters import Dropped, LettersView, LetterView, Replay, Replayed
 from api.problems import Problem
-from api.results import Pending
-from api.submit import ATTEMPTS_MAX, Accepted, Options, Submit, SubmitTo
+from api.results import Accepted, Pending
+from api.submit import ATTEMPTS_MAX, Options, Submit, SubmitTo
 from jobs.records import Document
 
 VERSION = version("penstock")

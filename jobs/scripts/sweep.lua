@@ -11,8 +11,9 @@ local holder, swept = string.match(call('GET', sweeper) or '', '^(.*) (%d+)$')
 if holder and holder ~= ARGV[1] then return {0} end
 call('SET', sweeper, string.format('%s %d', ARGV[1], NOW), 'PX', ARGV[2])
 local PAUSE = 2000
-local paused = not swept or NOW - swept > PAUSE
+local after_pause = not swept or NOW - swept > PAUSE
 
+local LANDED_LOOK = 4           -- flights whose followers are still to be told
 local DEAD_LETTERS_LOOK = 10    -- entries whose record may be past its TTL, looked at in each pass
 local made, doubtful = {}, {}
 local recovered, published, retried = 0, 0, 0
@@ -27,12 +28,24 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'retries', '-inf', NOW, 'LIMIT', 
   call('ZREM', P .. 'retries', id)
   local line = call('HGET', P .. 'job:' .. id, 'line')
   if line then
-    wait(line, {NOW - 1e13, id})    -- below 0, ahead of first attempts: it has waited its turn before
+    wait_in_front(line, id)
     retried = retried + 1
   end
 end
 
-for _, gone in ipairs(paused and {} or call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - WORKER_TTL)) do
+for _, id in ipairs(call('SRANDMEMBER', P .. 'landed', LANDED_LOOK)) do
+  if share(id, most) then call('SREM', P .. 'landed', id) end
+end
+
+local stale = call('ZRANGEBYSCORE', P .. 'cache-ends', '-inf', NOW, 'LIMIT', 0, most)
+if #stale > 0 then
+  call('ZREM', P .. 'cache-ends', unpack(stale))
+  call('HDEL', P .. 'cache', unpack(stale))
+end
+
+call('ZREMRANGEBYSCORE', P .. 'starting', '-inf', NOW)
+
+for _, gone in ipairs(after_pause and {} or call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - WORKER_TTL)) do
   call('ZREM', P .. 'workers-seen', gone)
   call('HDEL', P .. 'workers', gone)
   for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do call('HDEL', P .. 'slots:' .. pool, gone) end
@@ -53,7 +66,7 @@ local function look_at(pool, number)
   elseif batch[5] ~= '' then
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)
-    elseif paused and batch[10] ~= batch[11] then
+    elseif after_pause and batch[10] ~= batch[11] then
       local until_ms = NOW + math.floor(tonumber(batch[9] or 0) * 0.75)
       call('HSET', key, 'spared', batch[11], 'lease', until_ms)
       call('ZADD', live, until_ms, number)

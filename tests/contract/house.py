@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from jobs import commands
 from jobs.commands import Beaten, Committed, Ended, Handover, MicroBatch, Outcome, Swept, Taken, View
-from jobs.records import SCHEMA, STAGES, Head, Job, Lane, StageName
+from jobs.records import SCHEMA, STAGES, Head, Job, Lane, StageName, line_of
 from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
+from jobs.submits import submit
 
 NAMESPACE = "t"
 POOL = "default"
@@ -77,11 +78,11 @@ class House:
             *(SCHEMA, "acme", model, 1, lane, now_ms, now_ms + 600_000, attempts_max, media_type, b"sha"),
             traceparent=trace,
         )
-        return Job.of(f"job-{self._made:04}", head, POOL, data)
+        return Job(f"job-{self._made:04}", head, line_of(POOL, lane, model, 1), data)
 
     def submit(self, *jobs: Job) -> list[MicroBatch]:
         """Write the jobs in one round trip; what is to be published."""
-        return self.store.run(commands.submit(jobs)).publish
+        return self.store.run(submit(jobs, {})).publish
 
     def submit_one(self, **given: Any) -> tuple[str, MicroBatch]:
         """Submit a job while the window has room: its id and its micro-batch."""

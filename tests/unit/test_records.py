@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.records import SCHEMA, Document, Head, Job, JobError, decode_head, encode_document, encode_head, instant
+from jobs.records import SCHEMA, Document, Head, JobError, decode_head, encode_document, encode_head, instant, line_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS = 253_402_300_799_999
@@ -66,7 +66,7 @@ def test_a_head_travels_unchanged() -> None:
 
 
 def test_a_job_waits_in_the_line_of_its_pool_lane_model_and_version() -> None:
-    assert Job.of("id", HEAD, "gpu", b"").line == "gpu/bulk/m/2"
+    assert line_of("gpu", HEAD.lane, HEAD.model, HEAD.version) == "gpu/bulk/m/2"
 
 
 def _written(**rest: object) -> dict[str, object]:

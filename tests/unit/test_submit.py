@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from api.access import Caller
-from api.catalog import Catalog, Offer
+from api.catalog import Catalog, Offer, offer_of
 from api.clock import StoreClock
 from api.http import Request
 from api.problems import refusal
@@ -27,7 +27,6 @@ from jobs.models import Limits, ModelConfig, ModelRecord, RetryPolicy, Signature
 from jobs.payload import TENSORS
 from jobs.records import Job
 from jobs.tensors import unpack_item
-from preprocess.kinds import kind
 
 NOW_MS = 1_795_000_000_123
 CALLER = Caller("acme", b"acme", "user")
@@ -47,7 +46,7 @@ class OneModel:
 
     def __init__(self, config: ModelConfig = CONFIG) -> None:
         records = [ModelRecord("m", version, "ready", config, "d" * 64, SIGNATURE) for version in (1, 2)]
-        self._offers = {record.version: Offer(record, kind(record)) for record in records}
+        self._offers = {record.version: offer_of(record) for record in records}
 
     def offer(self, model: str, version: int | None) -> Offer:
         chosen = 2 if version is None else version
@@ -80,7 +79,8 @@ def _job(
         "query_string": query if isinstance(query, bytes) else query.encode(),
     }
     sent = json.dumps(body).encode() if isinstance(body, dict) else body
-    return desk.job(Request(scope), CALLER, model, sent)
+    request = Request(scope)
+    return desk.job(desk.order(request, model, sent), request, CALLER, sent)
 
 
 def _refused(error: type[PenstockError], body: bytes | dict[str, Any], *args: Any, **given: Any) -> PenstockError:
@@ -194,14 +194,14 @@ def test_an_unknown_field_is_pointed_at_and_the_known_ones_are_named() -> None:
     refused = _refused(InvalidInputError, _with('"ttl": 5'))
 
     assert refused.pointer == "/ttl"
-    assert refused.detail.endswith("known are version, ttl_s, lane, retry, input.")
+    assert refused.detail.endswith("known are version, ttl_s, lane, cache, admit, retry, input.")
 
 
 def test_the_known_fields_are_those_of_the_place() -> None:
     to = _refused(InvalidInputError, {"model": "m", "input": [1], "x": 1}, None)
     query = _refused(InvalidInputError, bytes(12), media_type=OCTETS, query="input=1")
 
-    assert to.detail.endswith("known are version, ttl_s, lane, retry, input, model.")
+    assert to.detail.endswith("known are version, ttl_s, lane, cache, admit, retry, input, model.")
     assert query.detail.endswith("known are version, ttl_s, lane, retry.attempts_max.")
 
 

@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from jobs import commands
 from jobs.commands import Command, Doubtful, Handover, MicroBatch, Outcome, Taken
-from jobs.records import SCHEMA, STAGES, Head, Job, Lane, next_generation
+from jobs.records import SCHEMA, STAGES, Head, Job, Lane, line_of, next_generation
 from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
+from jobs.submits import submit
 from tests.contract.life import laws
 from tests.contract.life.clockwork import CLOCK, pass_time
 from tests.contract.life.ledger import Ledger
@@ -117,12 +118,14 @@ class Play:
     def job(self, model: str = "a", lane: Lane = "interactive", attempts_max: int = 3, ttl_ms: int = DAY_MS) -> Job:
         now = self.ledger.now
         head = Head(SCHEMA, "acme", model, 1, lane, now, now + ttl_ms, attempts_max, "a/b", b"sha")
-        self.submitted.append(Job.of(f"job-{len(self.submitted)}", head, POOLS[model], b"input"))
+        self.submitted.append(
+            Job(f"job-{len(self.submitted)}", head, line_of(POOLS[model], lane, model, 1), b"input")
+        )
         return self.submitted[-1]
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Write the jobs in one round trip; known ones are asked again."""
-        self.run(commands.submit(jobs), lambda reply: self.ledger.submitted(jobs, reply.publish))
+        self.run(submit(jobs, {}), lambda reply: self.ledger.submitted(jobs, reply.publish))
 
     def cancel(self, task_id: str) -> None:
         self.run(commands.cancel(task_id), lambda reply: self.ledger.cancelled(task_id, reply))

@@ -1,0 +1,80 @@
+"""When a queued job will have ended: from how fast its line moves, corrected by how earlier estimates held.
+
+A raw estimate is the jobs before it divided by the measured rate, and the time from the window to the end. Two
+factors for each size of estimate make it the median and the 90th percentile. The store moves each of them a little
+with every micro-batch that ends (commit.lua), so that half, and a tenth, of the jobs take longer, whatever the load
+is like.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+SIZES_S = (0.05, 0.25, 1.0, 5.0, 30.0)
+"""Bounds between the sizes of raw estimates that have factors of their own."""
+HOPS_S = 0.01
+"""What a micro-batch costs beside its jobs: three hops on the broker, measured."""
+SERVICE_S = 0.02
+"""From the window to the end on an idle system, until it has been measured."""
+START_P90 = math.log(2.0)
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How fast a line moves: jobs a second (None: not known), seconds from window to end, jobs in a micro-batch."""
+
+    jobs_per_s: float | None
+    service_s: float
+    fill: float
+    factors: tuple[tuple[float, float], ...]
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """Seconds from now to the end: median and 90th percentile. ``size``: which factors made it."""
+
+    size: int
+    finish_in_s: float
+    p90_finish_in_s: float
+
+
+def pace_of(fields: Mapping[str, float], costs_us: Sequence[float], slots: int, jobs_max: int, slice_us: int) -> Pace:
+    """From what the store keeps of a line, the costs of its stages, and the slots that serve it now."""
+    busy = fields.get("t", 0.0)
+    rate: float | None = None
+    if slots and busy > 0:
+        rate = fields.get("n", 0.0) / busy * slots * 1000
+    elif slots and costs_us:
+        jobs = max(1.0, min(jobs_max, slice_us / max(1.0, *costs_us)))
+        rate = jobs / (jobs * sum(costs_us) / 1e6 + HOPS_S)
+    factors = tuple(
+        (math.exp(fields.get(f"f50:{size}", 0.0)), math.exp(START_P90 + fields.get(f"f90:{size}", 0.0)))
+        for size in range(len(SIZES_S) + 1)
+    )
+    return Pace(rate, fields.get("service", SERVICE_S * 1000) / 1000, fields.get("fill", 0.0), factors)
+
+
+def estimate(ahead: float, pace: Pace) -> Estimate | None:
+    """When a job with so many others before it will have ended; None while nobody works on its line."""
+    if not pace.jobs_per_s:
+        return None
+    raw_s = ahead / pace.jobs_per_s + pace.service_s
+    size = bisect.bisect_right(SIZES_S, raw_s)
+    median, p90 = pace.factors[size]
+    return Estimate(size, raw_s * median, raw_s * max(median, p90))
+
+
+def verdict(held: Iterable[tuple[tuple[int, int, int], int]]) -> str:
+    """How estimates held: for each job its estimate (size, median, 90th percentile, in ms) and what it took, in ms.
+
+    In the form that the store takes: ``size:jobs:above the median:above the 90th percentile``, a blank between.
+    """
+    jobs, above50, above90 = Counter[int](), Counter[int](), Counter[int]()
+    for (size, median_ms, p90_ms), took_ms in held:
+        jobs[size] += 1
+        above50[size] += took_ms > median_ms
+        above90[size] += took_ms > p90_ms
+    return " ".join(f"{size}:{count}:{above50[size]}:{above90[size]}" for size, count in sorted(jobs.items()))

@@ -1,0 +1,3 @@
+-- A worker loads its models. ARGV: holder, within how many ms it will be ready.
+call('ZADD', P .. 'starting', NOW + ARGV[2], ARGV[1])
+return 1

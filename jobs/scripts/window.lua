@@ -1,0 +1,128 @@
+-- How many jobs of a line make a micro-batch: bounded by count and by the slowest stage's measured cost.
+local function jobs_for(line)
+  local most = JOBS_MAX
+  local costs = call('HVALS', P .. 'cost:' .. string.match(line, '^[^/]+/[^/]+/(.+)$'))
+  for i = 1, #costs do
+    most = math.min(most, math.floor(SLICE_US / math.max(1, tonumber(costs[i]))))
+  end
+  return math.max(1, most)
+end
+
+-- Takes the next waiting jobs of a line, bounded by jobs_for and by bytes (one job always goes). The line stands where
+-- the last of them did; one that is empty forgets where its tenants stood.
+local function take_from(line)
+  local key = P .. 'line:' .. line
+  local waiting = call('ZRANGE', key, 0, jobs_for(line) - 1, 'WITHSCORES')
+  local bytes, taken, now = 0, {}, 0
+  for i = 1, #waiting, 2 do
+    bytes = bytes + call('HSTRLEN', P .. 'job:' .. waiting[i], 'input')
+    if i > 1 and bytes > BYTES_MAX then break end
+    taken[#taken + 1], now = waiting[i], tonumber(waiting[i + 1])
+  end
+  if #taken > 0 then call('ZREM', key, unpack(taken)) end
+  if call('EXISTS', key) == 0 then
+    call('DEL', P .. 'turns:' .. line)
+    turns[line] = nil
+  elseif now > turns_of(line).now then
+    turns_of(line).now = now
+    call('HSET', P .. 'turns:' .. line, '.now', string.format('%.17g', now))
+  end
+  return taken
+end
+
+local function microbatch(line, ids, suspect)
+  local pool = pool_of(line)
+  local sequence = call('INCR', P .. 'sequence')
+  local number = tostring(sequence)
+  local key = P .. 'microbatch:' .. number
+  call('HSET', key, 'v', SCHEMA, 'line', line, 'stage', 'preprocess', 'epoch', 0, 'sequence', sequence,
+    'published', NOW, 'lease', 0, 'holder', '', 'reference', '', 'stages', '', 'again', 0, 'suspect', suspect and 1 or 0,
+    'made', NOW, 'members', table.concat(ids, ' '))
+  call('PEXPIRE', key, MICROBATCH_TTL)
+  call('ZADD', P .. 'live:' .. pool, NOW + LOST_AFTER, number)
+  if suspect then call('SADD', P .. 'suspects-live:' .. pool, number) end
+  if lane_of(line) == 'bulk' then call('SADD', P .. 'bulk-live:' .. pool, number) end
+  for i = 1, #ids do call('HSET', P .. 'job:' .. ids[i], 'microbatch', number) end
+  local trace = call('HGET', P .. 'job:' .. ids[1], 'trace')
+  return {number, number, 'preprocess', line, trace or ''}
+end
+
+-- Whether the waiting jobs of a line would be done, all stages together, in less than the hops between the stages
+-- cost. Then a second micro-batch beside the first gains nothing, and halves how many share those hops.
+local function light(line)
+  local costs, total = call('HVALS', P .. 'cost:' .. string.match(line, '^[^/]+/[^/]+/(.+)$')), 0
+  for i = 1, #costs do total = total + tonumber(costs[i]) end
+  return #costs == STAGES and total * math.min(jobs_for(line), call('ZCARD', P .. 'line:' .. line)) < LIGHT_US
+end
+
+local paused    -- models that wait, by name
+local function is_paused(line)
+  if not paused then
+    paused = {}
+    for _, model in ipairs(call('SMEMBERS', P .. 'paused')) do paused[model] = true end
+  end
+  return next(paused) ~= nil and paused[string.match(line, '^[^/]+/[^/]+/(.+)/[^/]+$')]
+end
+
+-- The suspect that runs next, if none is running.
+local function next_suspect(pool)
+  if call('SCARD', P .. 'suspects-live:' .. pool) > 0 then return nil end
+  local suspects = P .. 'suspects:' .. pool
+  for _, id in ipairs(call('ZRANGE', suspects, 0, SUSPECTS_LOOK - 1)) do
+    local line = call('HGET', P .. 'job:' .. id, 'line')
+    if not (line and is_paused(line)) then
+      call('ZREM', suspects, id)
+      if line then return microbatch(line, {id}, true) end
+    end
+  end
+  return nil
+end
+
+-- The next micro-batch of a lane, or nil. Lines take weighted turns: each stands one stride (1 / weight of its model)
+-- behind its turn before. Light lines are passed over unless `light_too`.
+local function next_of_lane(pool, lane, light_too)
+  local lines = P .. 'lines:' .. pool .. ':' .. lane
+  for _, line in ipairs(call('ZRANGE', lines, 0, -1)) do
+    if not is_paused(line) and (light_too or not light(line)) then
+      local ids = take_from(line)
+      if #ids > 0 then
+        call('ZINCRBY', lines, call('HGET', P .. 'strides', string.match(line, '^[^/]+/[^/]+/(.+)$')) or 1, line)
+        return microbatch(line, ids, false)
+      end
+      call('ZREM', lines, line)
+    end
+  end
+  return nil
+end
+
+-- Fills the window of a pool; what it made must now be published. The window is one micro-batch a worker for light
+-- lines and one or more a slot for the others, so that a model that computes never waits for its next batch. Bulk
+-- gets what interactive leaves of it, and never keeps interactive out; where interactive leaves nothing, every
+-- BULK_EVERY-th micro-batch is bulk.
+local function fill(pool, made)
+  local workers, slots = 0, 0
+  for _, each in ipairs(call('HVALS', P .. 'slots:' .. pool)) do
+    workers, slots = workers + 1, slots + tonumber(each) * PER_SLOT
+  end
+  local window, light_window = math.max(WINDOW_MIN, slots), math.max(1, workers)
+  local live, bulk = call('ZCARD', P .. 'live:' .. pool), call('SCARD', P .. 'bulk-live:' .. pool)
+  local since = P .. 'since-bulk'    -- interactive micro-batches made while bulk waited
+  while true do
+    local owed = bulk == 0 and tonumber(call('HGET', since, pool) or 0) >= BULK_EVERY
+    local next = live - bulk < window and next_suspect(pool)
+      or not owed and live - bulk < window and next_of_lane(pool, 'interactive', live - bulk < light_window)
+    if next then
+      if call('EXISTS', P .. 'lines:' .. pool .. ':bulk') == 1 then call('HINCRBY', since, pool, 1) end
+    elseif owed or live < window then
+      next = next_of_lane(pool, 'bulk', owed or live < light_window)
+      if next or owed then call('HDEL', since, pool) end
+      if next then bulk = bulk + 1 end
+    end
+    if next then
+      made[#made + 1] = next
+      live = live + 1
+    elseif not owed then
+      return made
+    end
+  end
+end
