@@ -9,6 +9,7 @@ import msgspec
 from fastapi import FastAPI
 
 from api import views
+from api.capacityview import CapacityView
 from api.deadletters import Dropped, LettersView, LetterView, Replay, Replayed
 from api.problems import Problem
 from api.results import Accepted, Pending
@@ -20,6 +21,7 @@ _RAW = ("application/octet-stream", "image/png", "image/jpeg", "image/webp", "im
 _COLD: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("/models", "get"): views.ModelsView,
     ("/models/{model}", "get"): views.ModelView,
+    ("/capacity", "get"): CapacityView,
     ("/livez", "get"): views.LiveView,
     ("/readyz", "get"): views.ReadyView,
     ("/problems/{code}", "get"): views.ProblemView,

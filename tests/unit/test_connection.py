@@ -30,7 +30,7 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
 async def _serving(head_timeout_s: float) -> AsyncIterator[tuple[asyncio.Server, ServerState]]:
     config = Config(cast("Any", _app), lifespan="off", log_config=None)
     config.load()
-    made = cast("Callable[..., Connection]", connection(head_timeout_s))
+    made = cast("Callable[..., Connection]", connection(head_timeout_s, 1_000))
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0
