@@ -81,7 +81,7 @@ class Gateway:
         self.sweeper = Sweeper(store, broker.publish, broker.empty, self.metrics)
         self.polls = Polls(store, self.clock, self.metrics, self.waiters, self.capacity)
         self._ids = TaskIds(ring, settings.retention_s)
-        desk = Desk(self.catalog, self._ids, self.clock)
+        desk = Desk(self.catalog, self._ids, self.clock, caches=settings.cache_bytes_max > 0)
         writer = Writer(store, broker, self.tenants, self.admission, self.metrics)
         self._door = Door(
             *(desk, self.admission, self.results, self.polls, writer), self.metrics, settings.wait_s_max

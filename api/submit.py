@@ -85,7 +85,8 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 class Desk:
     """Makes jobs of requests; knows the models and the ids, and nothing of the store."""
 
-    def __init__(self, catalog: Catalog, ids: TaskIds, clock: StoreClock) -> None:
+    def __init__(self, catalog: Catalog, ids: TaskIds, clock: StoreClock, *, caches: bool = True) -> None:
+        self._caches = caches
         self._catalog = catalog
         self._ids = ids
         self._clock = clock
@@ -98,11 +99,11 @@ class Desk:
         if request.media_type == JSON:
             submit = _decode(body, named=model is not None)
             offer = self._catalog.offer(_model_of(submit) if model is None else model, submit.version)
-            return _order(request, submit, offer, _input_of(submit))
+            return self._order(request, submit, offer, _input_of(submit))
         if model is None:
             raise UnsupportedMediaTypeError(f"POST /predict takes {JSON}; send raw input to /predict/{{model}}.")
         options = _from_query(request.query)
-        return _order(request, options, self._catalog.offer(model, options.version), body)
+        return self._order(request, options, self._catalog.offer(model, options.version), body)
 
     def job(
         self, order: Order, request: Request, caller: Caller, body: bytes, estimate: Estimate | None = None
@@ -137,19 +138,18 @@ class Desk:
             cache=_cache_terms(order, request, head) if order.cached else None,
         )
 
-
-def _order(request: Request, options: Options, offer: Offer, given: msgspec.Raw | bytes) -> Order:
-    record = offer.record
-    cached = record.config.cache.ttl_s > 0 and options.cache != "off" and b"no-store" not in request.cache_control
-    return Order(
-        options,
-        offer,
-        line_of(record.config.pool, options.lane, record.name, record.version),
-        _ttl_s(options, offer),
-        cached,
-        request.media_type,
-        given,
-    )
+    def _order(self, request: Request, options: Options, offer: Offer, given: msgspec.Raw | bytes) -> Order:
+        record = offer.record
+        wanted = options.cache != "off" and b"no-store" not in request.cache_control
+        return Order(
+            options,
+            offer,
+            line_of(record.config.pool, options.lane, record.name, record.version),
+            _ttl_s(options, offer),
+            self._caches and wanted and record.config.cache.ttl_s > 0,
+            request.media_type,
+            given,
+        )
 
 
 def _payload(order: Order) -> Payload:
