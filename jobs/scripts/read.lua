@@ -24,7 +24,7 @@ for i = 1, #ARGV do
   end
   if not job[1] then
     answers[#answers + 1] = ''
-  elseif job[10] then
+  elseif job[10] and (job[2] or job[1] == ENDS.complete) then
     answers[#answers + 1] = {job[1], job[2] or call('HGET', P .. 'job:' .. job[10], 'document') or '', job[3]}
   elseif job[2] then
     answers[#answers + 1] = {job[1], job[2]}
