@@ -47,6 +47,11 @@ class Broker:
             since is not None and time.monotonic() - since > HUNG_AFTER_S
         )
 
+    @property
+    def returns(self) -> int:
+        """How often it took messages again after a failure: what was published in between may be lost."""
+        return self._publisher.returns
+
     def publish(self, microbatches: list[MicroBatch]) -> None:
         """Hand micro-batches to the thread and return at once."""
         if not microbatches:

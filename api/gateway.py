@@ -78,7 +78,7 @@ class Gateway:
         self.results = ResultCache(settings.gateway_cache_bytes_max)
         self.dead_letters = DeadLetters(store, self.clock)
         self.waiters = Waiters(client, settings.namespace)
-        self.sweeper = Sweeper(store, broker.publish, broker.empty, self.metrics)
+        self.sweeper = Sweeper(store, broker, self.metrics)
         self.polls = Polls(store, self.clock, self.metrics, self.waiters, self.capacity)
         self._ids = TaskIds(ring, settings.retention_s)
         desk = Desk(self.catalog, self._ids, self.clock, caches=settings.cache_bytes_max > 0)

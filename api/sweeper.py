@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
 
+from api.broker import Broker
 from api.metrics import Metrics
 from jobs import commands
-from jobs.commands import Doubtful, MicroBatch, Swept
+from jobs.commands import Doubtful, Swept
 from jobs.errors import StoreUnavailableError
 from jobs.faults import faults
 from jobs.store import AsyncJobStore
@@ -35,13 +35,12 @@ class Sweeper:
     def __init__(
         self,
         store: AsyncJobStore,
-        publish: Callable[[list[MicroBatch]], None],
-        empty: Callable[[str], Awaitable[bool]],
+        broker: Broker,
         metrics: Metrics,
     ) -> None:
         self._store = store
-        self._publish = publish
-        self._empty = empty
+        self._broker = broker
+        self._returns = broker.returns
         self._metrics = metrics
         self._name = secrets.token_hex(8)
         self._doubts: asyncio.Task[None] | None = None
@@ -52,7 +51,10 @@ class Sweeper:
         """Sweep for ever; a store that is away is asked again."""
         while True:
             try:
-                swept = await self._store.run(commands.sweep(self._name, LEASE_MS, MOST))
+                returns = self._broker.returns
+                command = commands.sweep(self._name, LEASE_MS, MOST, after_outage=returns != self._returns)
+                swept = await self._store.run(command)
+                self._returns = returns
                 if faults:
                     faults.reach("sweeper.swept")
                 await self._act(swept)
@@ -63,14 +65,14 @@ class Sweeper:
 
     async def _act(self, swept: Swept) -> None:
         self.turn = swept.turn
-        self._publish(swept.publish)
+        self._broker.publish(swept.publish)
         self._count(swept)
         if swept.doubtful and (self._doubts is None or self._doubts.done()):
             self._doubts = asyncio.create_task(self._settle(swept.doubtful))
 
     async def _settle(self, doubtful: list[Doubtful]) -> None:
         """Publish again what the broker no longer has; beside the sweep, which a slow broker must not hold up."""
-        empty = {queue: await self._empty(queue) for queue in {each.queue for each in doubtful}}
+        empty = {queue: await self._broker.empty(queue) for queue in {each.queue for each in doubtful}}
         lost = [each for each in doubtful if empty[each.queue]]
         if lost:
             try:
@@ -82,7 +84,7 @@ class Sweeper:
         publish = await self._store.run(commands.republish(lost))
         log.warning("messages lost by the broker are published again", extra={"count": len(publish)})
         self._metrics.swept.labels("lost-message").inc(len(publish))
-        self._publish(publish)
+        self._broker.publish(publish)
 
     def _count(self, swept: Swept) -> None:
         for ended in swept.ended:

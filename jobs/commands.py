@@ -324,8 +324,11 @@ def head_of(task_id: str) -> Command[Head | None]:
     return Command("head", (task_id,), lambda reply: decode_head(reply) if reply else None)
 
 
-def sweep(sweeper: str, lease_ms: int, most: int) -> Command[Swept]:
-    """One bounded pass of the sweeper, if it is its turn."""
+def sweep(sweeper: str, lease_ms: int, most: int, *, after_outage: bool = False) -> Command[Swept]:
+    """One bounded pass of the sweeper, if it is its turn.
+
+    ``after_outage``: the broker is back, so what waits in the window is looked at now.
+    """
 
     def read(reply: list[Any]) -> Swept:
         if not reply[0]:
@@ -333,7 +336,7 @@ def sweep(sweeper: str, lease_ms: int, most: int) -> Command[Swept]:
         doubtful = [Doubtful(*(part.decode() for part in each)) for each in reply[3]]
         return Swept(True, microbatches(reply[1]), _ended(reply[2]), doubtful, *reply[4])
 
-    return Command("sweep", (sweeper, lease_ms, most), read)
+    return Command("sweep", (sweeper, lease_ms, most, int(after_outage)), read)
 
 
 def republish(lost: Iterable[Doubtful]) -> Command[list[MicroBatch]]:

@@ -38,6 +38,8 @@ class Publisher:
         self._pools: set[str] = set()
         self.failed_at: float | None = None
         """Monotonic instant of the first failure since the last success; None while the broker takes messages."""
+        self.returns = 0
+        """How often the broker took messages again after a failure."""
 
     def publish(self, microbatches: list[MicroBatch]) -> None:
         """Send each; a failure is logged and left to the sweeper."""
@@ -51,7 +53,7 @@ class Publisher:
             self.failed_at = self.failed_at or time.monotonic()
             log.warning("publish failed", extra={"error": type(error).__name__, "count": len(microbatches)})
         else:
-            self.failed_at = None
+            self._took()
 
     def depth(self, queue: str) -> int:
         """Messages that wait in a queue; raises one of BROKER_ERRORS when the broker is away."""
@@ -66,6 +68,11 @@ class Publisher:
         except BROKER_ERRORS:
             self.failed_at = self.failed_at or time.monotonic()
         else:
+            self._took()
+
+    def _took(self) -> None:
+        if self.failed_at is not None:
+            self.returns += 1
             self.failed_at = None
 
     def _send(self, producer: Any, microbatch: MicroBatch) -> None:

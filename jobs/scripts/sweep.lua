@@ -1,4 +1,5 @@
--- One bounded pass of the sweeper. ARGV: who sweeps, its lease in ms, most entries a kind.
+-- One bounded pass of the sweeper. ARGV: who sweeps, its lease in ms, most entries a kind, 1 where the broker is back after an
+-- outage: then every micro-batch that waits unleased is looked at now, however often it was published in vain before.
 -- Replies {0} when another sweeps; else {1, to publish, ended, doubtful, what it did}. A doubtful micro-batch, {number,
 -- sequence, queue}, waits unleased for longer than it should and nothing younger was received: it is lost only if
 -- the broker says that its queue is empty.
@@ -55,6 +56,17 @@ for _, id in ipairs(call('ZRANGE', P .. 'dead-letters', 0, DEAD_LETTERS_LOOK - 1
   if call('EXISTS', P .. 'job:' .. id) == 0 then unlist_dead_letter(id) end
 end
 
+local JUST_PUBLISHED = 250
+local function forget_outage(pool)
+  for _, number in ipairs(call('ZRANGE', P .. 'live:' .. pool, 0, most - 1)) do
+    local batch = call('HMGET', P .. 'microbatch:' .. number, 'holder', 'published')
+    if batch[1] == '' and tonumber(batch[2]) < NOW - JUST_PUBLISHED then
+      call('HSET', P .. 'microbatch:' .. number, 'again', 0)
+      call('ZADD', P .. 'live:' .. pool, NOW, number)
+    end
+  end
+end
+
 local function look_at(pool, number)
   local live, key = P .. 'live:' .. pool, P .. 'microbatch:' .. number
   local batch = call('HMGET', key, 'line', 'stage', 'sequence', 'lease', 'holder', 'members', 'suspect', 'published',
@@ -85,6 +97,7 @@ local function look_at(pool, number)
 end
 
 for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do
+  if ARGV[4] == '1' then forget_outage(pool) end
   for _, number in ipairs(call('ZRANGEBYSCORE', P .. 'live:' .. pool, '-inf', NOW, 'LIMIT', 0, most)) do
     look_at(pool, number)
   end

@@ -108,8 +108,8 @@ class House:
         assert view is not None
         return view
 
-    def sweep(self, sweeper: str = "sweeper", most: int = 200) -> Swept:
-        return self.store.run(commands.sweep(sweeper, SWEEPER_LEASE_MS, most))
+    def sweep(self, sweeper: str = "sweeper", most: int = 200, *, after_outage: bool = False) -> Swept:
+        return self.store.run(commands.sweep(sweeper, SWEEPER_LEASE_MS, most, after_outage=after_outage))
 
     # --- what workers do ---
 

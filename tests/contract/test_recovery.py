@@ -313,6 +313,27 @@ def test_between_publishings_the_time_doubles_up_to_a_bound(house: House) -> Non
     assert pauses_s == [4, 8, 16, 32, 32, 32]
 
 
+def test_after_an_outage_of_the_broker_all_that_waits_is_looked_at_at_once(house: House) -> None:
+    _, lost = house.submit_one()
+    for _ in range(3):  # in vain
+        house.look_is_due(lost.number)
+        house.store.run(commands.republish(house.sweep().doubtful))
+    house.submit_one()  # published just now
+    house.published_ago(lost.number, 300)
+
+    assert [each.number for each in house.sweep(after_outage=True).doubtful] == [lost.number]
+    assert house.sweep().doubtful == []  # looked at once, not again and again
+
+
+def test_what_a_worker_holds_is_left_to_it_after_an_outage_of_the_broker(house: House) -> None:
+    _, taken = house.processing()
+    house.published_ago(taken.number, 300)
+
+    swept = house.sweep(after_outage=True)
+
+    assert (swept.doubtful, swept.publish, swept.recovered) == ([], [], 0)
+
+
 # --- The sweeper's lease ---
 
 
