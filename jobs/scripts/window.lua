@@ -72,6 +72,8 @@ local function next_suspect(pool)
     if not (line and is_paused(line)) then
       call('ZREM', suspects, id)
       if line then return microbatch(line, {id}, true) end
+    else
+      call('ZADD', suspects, NOW, id)    -- behind the others, so that many of them hold up nobody
     end
   end
   return nil

@@ -147,9 +147,15 @@ class House:
         jobs = [(task_id, head) for task_id, head in zip(task_ids, heads, strict=True) if head is not None]
         return self.store.run(commands.replay(jobs, self.now_ms))
 
-    def fill_window(self, model: str = "x") -> list[MicroBatch]:
+    def pause(self, model: str) -> None:
+        self.client.sadd(self.key("paused"), model)
+
+    def resume(self, model: str) -> None:
+        self.client.srem(self.key("paused"), model)
+
+    def fill_window(self, model: str = "x", lane: Lane = "interactive") -> list[MicroBatch]:
         """As many micro-batches of one job as the window holds."""
-        return [self.submit_one(model=model)[1] for _ in range(WINDOW)]
+        return [self.submit_one(model=model, lane=lane)[1] for _ in range(WINDOW)]
 
     def read(self, task_id: str) -> View | None:
         (view,) = self.store.run(commands.read([task_id]))
