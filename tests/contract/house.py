@@ -131,6 +131,12 @@ class House:
         task_id, microbatch = self.submit_one(**given)
         return task_id, self.take(microbatch)
 
+    def completed(self, **given: Any) -> str:
+        """A job that has completed."""
+        task_id, microbatch = self.submit_one(**given)
+        self.finish(microbatch)
+        return task_id
+
     def failed(self, code: str = "internal", document: bytes = FAILURE, **given: Any) -> str:
         """A job that failed at preprocess: a dead letter."""
         task_id, taken = self.processing(**given)

@@ -109,20 +109,19 @@ def test_a_replay_does_not_make_the_key_last_longer(house: House) -> None:
 
 
 def test_under_the_key_of_a_cache_hit_lies_the_request_s_fingerprint_and_who_has_the_answer(house: House) -> None:
-    answered = house.job(cache="c")
-    house.finish(*house.submit(answered))
+    answered = house.completed(cache="c")
     hit = house.job(key="k", cache="c")
     assert _verdicts(house.write(hit)) == ["hit"]
 
     (note,) = house.write(house.job(key="k", cache="c")).notes.values()
 
-    assert note == Note("replayed", kept=_kept(hit)[:FINGERPRINT_BYTES] + answered.task_id.encode())
-    assert house.view(answered.task_id).document == DOCUMENT
+    assert note == Note("replayed", kept=_kept(hit)[:FINGERPRINT_BYTES] + answered.encode())
+    assert house.view(answered).document == DOCUMENT
 
 
 @pytest.mark.parametrize("refresh", [False, True])
 def test_the_key_is_looked_at_before_the_cache(house: House, refresh: bool) -> None:  # noqa: FBT001 - a case
-    house.finish(*house.submit(house.job(cache="c")))
+    house.completed(cache="c")
     first = house.job(key="k")
     house.write(first)
 

@@ -182,7 +182,8 @@ def test_a_replayed_job_is_open_again(house: House) -> None:
     house.replay(task_id)
 
     assert _open(house) == {"acme": 1}
-    house.finish(*house.sweep().publish)
+    (made,) = house.sweep().publish
+    house.finish(made)
     assert _open(house) == {}
 
 
@@ -190,7 +191,8 @@ def test_a_job_of_the_version_before_that_is_replayed_is_counted_by_nobody(house
     task_id = house.failed()
     house.client.hdel(house.key(f"job:{task_id}"), "tenant")
     house.replay(task_id)
-    house.finish(*house.sweep().publish)
+    (made,) = house.sweep().publish
+    house.finish(made)
 
     assert _open(house) == {}
 
@@ -206,7 +208,7 @@ def test_a_gateway_that_asks_again_pays_once(house: House) -> None:
 
 def test_what_runs_nothing_costs_nothing(house: House) -> None:
     house.set_tenant("acme", rate=0.01, burst=2, open_max=1)
-    house.finish(*house.submit(house.job(key="k", cache="c")))
+    house.completed(key="k", cache="c")
 
     submitted = house.write(*house.jobs(5, key="k"), *house.jobs(5, cache="c"))
 
