@@ -107,7 +107,7 @@ local function finish(id, event, document, code, stage, number, joined)
     call('HSET', key, 'state', state, 'ended', NOW, 'code', code or '', 'stage', stage or '')
     call('HDEL', key, 'microbatch', 'cache', 'follows', event == 'cancel' and 'input' or 'cancel')
     if document and document ~= '' then call('HSET', key, 'document', document) end
-    if joined then call('HSET', key, 'joined', joined) end
+    if joined and document and document ~= '' then call('HSET', key, 'joined', joined) end    -- else its own record tells
   end
   if not found[3] and not joined then forget_place(id, job) end
   if event == 'fail' then keep_dead_letter(id) else call('PEXPIRE', key, RETENTION_MS) end
@@ -118,14 +118,16 @@ local function finish(id, event, document, code, stage, number, joined)
   return true
 end
 
--- Ends the followers of a completed job, at most `most`; whether none are left.
+-- Ends the followers of a completed job, at most `most`; whether none are left. One that ended by itself meanwhile, and
+-- was perhaps run again, follows no more.
 local function share(id, most)
   local landed = P .. 'landed:' .. id
   local followers = call('ZRANGE', landed, 0, most - 1)
   if #followers == 0 then return true end
   call('ZREMRANGEBYRANK', landed, 0, #followers - 1)
   for _, each in ipairs(followers) do
-    if finish(each, 'complete', nil, nil, nil, nil, id) then    -- it goes when the document goes
+    local follows = call('HEXISTS', P .. 'job:' .. each, 'follows') == 1
+    if follows and finish(each, 'complete', nil, nil, nil, nil, id) then    -- it goes when the document goes
       call('PEXPIRE', P .. 'job:' .. each, math.max(1, call('PTTL', P .. 'job:' .. id)))
     end
   end

@@ -60,13 +60,6 @@ local function wait_in_front(line, id)
   line_up(line)
 end
 
-local function stop_waiting(id, line)
-  local pool = pool_of(line)
-  call('ZREM', P .. 'line:' .. line, id)
-  call('ZREM', P .. 'suspects:' .. pool, id)
-  call('ZREM', P .. 'retries', id)
-end
-
 -- A line serves its tenants by weighted turns (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). A job's
 -- score is its turn: where the line stands now, or one stride (1 / weight) behind the tenant's job before it. So one
 -- order holds position, fairness and the jobs themselves; a tenant alone is served first in, first out. The hash
@@ -99,6 +92,18 @@ local function keep_turns(line)
   local known, fields = turns[line], {}
   for tenant, turn in pairs(known.next) do fields[#fields + 1], fields[#fields + 2] = tenant, string.format('%.17g', turn) end
   call('HSET', P .. 'turns:' .. line, '.now', string.format('%.17g', known.now), unpack(fields))
+end
+
+-- A line that is empty forgets where its tenants stood.
+local function forget_turns(line)
+  call('DEL', P .. 'turns:' .. line)
+  turns[line] = nil
+end
+
+local function stop_waiting(id, line)
+  if call('ZREM', P .. 'line:' .. line, id) == 1 and call('EXISTS', P .. 'line:' .. line) == 0 then forget_turns(line) end
+  call('ZREM', P .. 'suspects:' .. pool_of(line), id)
+  call('ZREM', P .. 'retries', id)
 end
 
 -- How many open jobs each tenant has: the hash 'open'. `opened` is what this script changes, written by `count_open`.

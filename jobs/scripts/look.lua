@@ -9,20 +9,23 @@ local function first_of(key, most)
   return call('HSCAN', key, 0, 'COUNT', most)[2]
 end
 
-local pools, lines = {}, {}
+local pools, lines, known = {}, {}, {}    -- lines with waiting jobs first
+local function add(line)
+  if not known[line] then lines[#lines + 1], known[line] = line, true end
+end
 for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do
   local workers, slots = 0, 0
   for _, each in ipairs(call('HVALS', P .. 'slots:' .. pool)) do workers, slots = workers + 1, slots + tonumber(each) end
   pools[#pools + 1] = {pool, workers, slots, call('ZCARD', P .. 'live:' .. pool), call('SCARD', P .. 'bulk-live:' .. pool)}
   for _, lane in ipairs({'interactive', 'bulk'}) do
-    for _, line in ipairs(call('ZRANGE', P .. 'lines:' .. pool .. ':' .. lane, 0, lines_max - 1)) do lines[line] = true end
+    for _, line in ipairs(call('ZRANGE', P .. 'lines:' .. pool .. ':' .. lane, 0, lines_max - 1)) do add(line) end
   end
 end
-for _, line in ipairs(call('SMEMBERS', P .. 'paced')) do lines[line] = true end
+for _, line in ipairs(call('SMEMBERS', P .. 'paced')) do add(line) end
 
 local told = {}
-for line in pairs(lines) do
-  if #told == lines_max then break end
+for i = 1, math.min(#lines, lines_max) do
+  local line = lines[i]
   told[#told + 1] = {line, call('ZCARD', P .. 'line:' .. line), call('HGET', P .. 'turns:' .. line, '.now') or '0',
     first_of(P .. 'turns:' .. line, turns_max), call('HGETALL', P .. 'pace:' .. line),
     call('HVALS', P .. 'cost:' .. string.match(line, '^[^/]+/[^/]+/(.+)$'))}

@@ -17,9 +17,9 @@ for i = 1, #ARGV, 4 do
       call('PERSIST', key)
       unlist_dead_letter(id)
       call('ZADD', P .. 'deadlines', deadline, id)
-      local tenant = job[4] or ''
-      opened[tenant] = (opened[tenant] or 0) + 1
-      call('ZADD', P .. 'line:' .. job[2], turn_of(job[2], tenant, 1), id)
+      local tenant = job[4]    -- none in a record of the version before, whose end would not be counted either
+      if tenant then opened[tenant] = (opened[tenant] or 0) + 1 end
+      call('ZADD', P .. 'line:' .. job[2], turn_of(job[2], tenant or '', 1), id)
       line_up(job[2])
       lines[job[2]] = true
     end

@@ -8,6 +8,7 @@
 -- that answer it, and their age in ms; 'joined': written as a follower; 'rate' with ms to wait, 'open': refused, over its
 -- tenant's quota.
 local FINGERPRINT = 32    -- bytes in front of what is kept under an idempotency key
+local ROUNDING_MS = 0.01  -- an instant with its fraction is good to 0.0003 ms, and a bucket adds many of them up
 local tenants, at = {}, 2
 for i = 1, tonumber(ARGV[1]) do
   local tenant = {name = ARGV[at], stride = tonumber(ARGV[at + 1]), open_max = tonumber(ARGV[at + 2]),
@@ -24,8 +25,8 @@ local notes, lines, strides, deadlines = {}, {}, {}, {}
 -- Why a job is over its tenant's quota, or nil, and then it counts.
 local function over_quota(tenant)
   if tenant.every then
-    local wait_ms = tenant.full_at + tenant.every - NOW - tenant.burst * tenant.every
-    if wait_ms > 0 then return {'rate', math.ceil(wait_ms)} end
+    local wait_ms = tenant.full_at - NOW - (tenant.burst - 1) * tenant.every
+    if wait_ms > ROUNDING_MS then return {'rate', math.ceil(wait_ms)} end
   end
   if tenant.open_max and tenant.open >= tenant.open_max then return {'open'} end
   if tenant.every then tenant.full_at, tenant.spent = tenant.full_at + tenant.every, true end
@@ -96,16 +97,22 @@ local left = {}
 for i, tenant in ipairs(tenants) do
   if tenant.spent then call('HSET', P .. 'rates', tenant.name, string.format('%.17g', tenant.full_at)) end
   if tenant.every then
-    left[#left + 1] = {i - 1, math.floor(tenant.burst - (tenant.full_at - NOW) / tenant.every), math.ceil(tenant.full_at - NOW)}
+    local spent_ms = math.max(0, tenant.full_at - NOW - ROUNDING_MS)
+    left[#left + 1] = {i - 1, math.floor(tenant.burst - spent_ms / tenant.every), math.ceil(spent_ms)}
   end
 end
-local made = {}
+local made, filled = {}, {}
 for line, entries in pairs(lines) do
+  local version = string.match(line, '^[^/]+/[^/]+/(.+)$')
   call('ZADD', P .. 'line:' .. line, unpack(entries))
   line_up(line)
   keep_turns(line)
-  if strides[line] ~= '1' then call('HSET', P .. 'strides', string.match(line, '^[^/]+/[^/]+/(.+)$'), strides[line]) end
+  if strides[line] == '1' then call('HDEL', P .. 'strides', version) else call('HSET', P .. 'strides', version, strides[line]) end
   call('SADD', P .. 'pools', pool_of(line))
-  fill(pool_of(line), made)
+end
+for line in pairs(lines) do    -- only now: filling takes from any line of the pool, and moves its turns
+  local pool = pool_of(line)
+  if not filled[pool] then fill(pool, made) end
+  filled[pool] = true
 end
 return {NOW, made, notes, left}

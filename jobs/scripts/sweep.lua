@@ -75,6 +75,7 @@ local function look_at(pool, number)
   if not line then
     call('ZREM', live, number)
     call('SREM', P .. 'suspects-live:' .. pool, number)
+    call('SREM', P .. 'bulk-live:' .. pool, number)
   elseif batch[5] ~= '' then
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)

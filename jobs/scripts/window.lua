@@ -9,7 +9,7 @@ local function jobs_for(line)
 end
 
 -- Takes the next waiting jobs of a line, bounded by jobs_for and by bytes (one job always goes). The line stands where
--- the last of them did; one that is empty forgets where its tenants stood.
+-- the last of them did.
 local function take_from(line)
   local key = P .. 'line:' .. line
   local waiting = call('ZRANGE', key, 0, jobs_for(line) - 1, 'WITHSCORES')
@@ -21,8 +21,7 @@ local function take_from(line)
   end
   if #taken > 0 then call('ZREM', key, unpack(taken)) end
   if call('EXISTS', key) == 0 then
-    call('DEL', P .. 'turns:' .. line)
-    turns[line] = nil
+    forget_turns(line)
   elseif now > turns_of(line).now then
     turns_of(line).now = now
     call('HSET', P .. 'turns:' .. line, '.now', string.format('%.17g', now))
@@ -73,19 +72,27 @@ local function next_suspect(pool)
     if not (line and is_paused(line)) then
       call('ZREM', suspects, id)
       if line then return microbatch(line, {id}, true) end
+    else
+      call('ZADD', suspects, NOW, id)    -- behind the others, so that many of them hold up nobody
     end
   end
   return nil
 end
 
 -- The next micro-batch of a lane, or nil. Lines take weighted turns: each stands one stride (1 / weight of its model)
--- behind its turn before. Light lines are passed over unless `light_too`.
+-- behind its turn before. Light lines are passed over unless `light_too`. Those of paused models pass their turns: they
+-- stand beside whoever is served, so that a model which is resumed does not catch up at the cost of the others.
 local function next_of_lane(pool, lane, light_too)
-  local lines = P .. 'lines:' .. pool .. ':' .. lane
-  for _, line in ipairs(call('ZRANGE', lines, 0, -1)) do
-    if not is_paused(line) and (light_too or not light(line)) then
+  local lines, passing = P .. 'lines:' .. pool .. ':' .. lane, {}
+  local standing = call('ZRANGE', lines, 0, -1, 'WITHSCORES')
+  for i = 1, #standing, 2 do
+    local line, turn = standing[i], standing[i + 1]
+    if is_paused(line) then
+      passing[#passing + 1] = line
+    elseif light_too or not light(line) then
       local ids = take_from(line)
       if #ids > 0 then
+        for _, each in ipairs(passing) do call('ZADD', lines, turn, each) end
         call('ZINCRBY', lines, call('HGET', P .. 'strides', string.match(line, '^[^/]+/[^/]+/(.+)$')) or 1, line)
         return microbatch(line, ids, false)
       end
@@ -108,11 +115,12 @@ local function fill(pool, made)
   local live, bulk = call('ZCARD', P .. 'live:' .. pool), call('SCARD', P .. 'bulk-live:' .. pool)
   local since = P .. 'since-bulk'    -- interactive micro-batches made while bulk waited
   while true do
-    local owed = bulk == 0 and tonumber(call('HGET', since, pool) or 0) >= BULK_EVERY
+    local owed = bulk == 0 and tonumber(call('HGET', since, pool) or 0) >= BULK_EVERY - 1
     local next = live - bulk < window and next_suspect(pool)
       or not owed and live - bulk < window and next_of_lane(pool, 'interactive', live - bulk < light_window)
     if next then
-      if call('EXISTS', P .. 'lines:' .. pool .. ':bulk') == 1 then call('HINCRBY', since, pool, 1) end
+      if lane_of(next[4]) == 'bulk' then bulk = bulk + 1    -- a suspect
+      elseif call('EXISTS', P .. 'lines:' .. pool .. ':bulk') == 1 then call('HINCRBY', since, pool, 1) end
     elseif owed or live < window then
       next = next_of_lane(pool, 'bulk', owed or live < light_window)
       if next or owed then call('HDEL', since, pool) end

@@ -27,20 +27,20 @@ BREAKS = {
     "a message that was published again is taken twice": Break("take", "batch[3] ~= sequence", "false"),
     "a micro-batch that a live holder has is taken": Break("take", "batch[4] ~= ''", "false"),
     "a job that ended is ended again": Break(
-        "lib", "if job[1] ~= 'queued' or (number and job[3] ~= number) then", "if false then"
+        "ends", "if found[1] ~= 'queued' or (number and found[3] ~= number) then return false end", ""
     ),
     "a deadline is not looked at before a stage": Break("take", "or tonumber(job[3]) <= NOW", ""),
     "a promised cancellation is forgotten": Break(
-        "lib", "if job[4] then event, document, code = 'cancel', nil, 'cancelled-by-client' end", ""
+        "ends", "if found[4] then event, document, code = 'cancel', nil, 'cancelled-by-client' end", ""
     ),
-    "a dead letter never runs out": Break("lib", "call('PEXPIRE', P .. 'job:' .. id, DEAD_LETTER_RETENTION_MS)", ""),
-    "companions of a worker's death are charged": Break("lib", "return suspect and seen", "return seen"),
+    "a dead letter never runs out": Break("ends", "call('PEXPIRE', P .. 'job:' .. id, DEAD_LETTER_RETENTION_MS)", ""),
+    "companions of a worker's death are charged": Break("ends", "return suspect and seen", "return seen"),
     "a suspect goes in company": Break(
-        "lib", "call('ZADD', P .. 'suspects:' .. pool, NOW, id)", "wait(line, {NOW, id})"
+        "ends", "call('ZADD', P .. 'suspects:' .. pool, NOW, id)", "wait_in_front(line, id)"
     ),
-    "a due retry is dropped": Break("sweep", "wait(line, {NOW - 1e13, id})", ""),
-    "a dead holder's lease is never ended": Break("sweep", "recover(number, line", "--recover(number, line"),
-    "an end is not announced": Break("lib", "call('PUBLISH', P .. 'ended', table.concat(ended_ids, ' '))", ""),
+    "a due retry is dropped": Break("sweep", "wait_in_front(line, id)\n    retried", "retried"),
+    "a dead holder's lease is never ended": Break("sweep", "      recover(number, line", "      --"),
+    "an end is not announced": Break("ends", "call('PUBLISH', P .. 'ended', table.concat(ended_ids, ' '))", ""),
     "a micro-batch is returned for ever": Break("release", "or returned > RETURNS_MAX", ""),
 }
 """Faults that the laws must find: if they do not, they see nothing."""

@@ -15,7 +15,7 @@ from jobs import commands
 from jobs.connect import async_redis_client, redis_client
 from jobs.errors import StoreUnavailableError
 from jobs.ids import KeyRing, TaskIds
-from jobs.store import AsyncJobStore, JobStore, digest, source
+from jobs.store import SHARED_TEXTS, AsyncJobStore, JobStore, digest, source
 from jobs.submits import submit
 from tests.contract.house import FLOW, NAMESPACE, House
 from tests.servers import RedisServer
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 SCRIPTS = (
     *("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish"),
-    *("cancel", "replay", "deadletters", "letters", "drop", "head", "keep"),
+    *("cancel", "replay", "deadletters", "letters", "drop", "head", "keep", "look", "starting"),
 )
 
 
@@ -136,7 +136,7 @@ def test_every_script_ends_jobs_in_the_words_of_the_table(script: str) -> None:
 def test_the_list_of_scripts_is_whole() -> None:
     folder = Path(commands.__file__).parent / "scripts"
 
-    assert {path.stem for path in folder.glob("*.lua")} == {*SCRIPTS, "lib"}
+    assert {path.stem for path in folder.glob("*.lua")} == {*SCRIPTS, *SHARED_TEXTS}
 
 
 def test_real_ids_are_taken_in_the_order_in_which_they_were_issued(house: House) -> None:

@@ -11,8 +11,8 @@ from tests.contract.life.ledger import Ledger
 from tests.contract.life.snapshot import NO_TTL, Snapshot, StoredBatch
 
 LASTING = re.compile(
-    r"(line|lines|suspects|suspects-live|live|cost|slots):.+|retries|retry-turns|dead-letters|deadlines|pools|seen"
-    rf"|dead-letter-bytes|sequence|workers|workers-seen|{CLOCK}"
+    r"(line|lines|turns|suspects|suspects-live|live|bulk-live|cost|pace|slots):.+|retries|retry-turns|dead-letters"
+    rf"|deadlines|pools|seen|dead-letter-bytes|sequence|workers|workers-seen|open|paced|since-bulk|{CLOCK}"
 )
 """Keys that have no TTL, as docs/store.md lists them."""
 
