@@ -85,6 +85,18 @@ local function forget_place(id, job)
   end
 end
 
+-- The first follower of a flight leads, if there is one; it has waited, so it goes ahead of its line.
+local function lead_next(flight, line)
+  local first = call('ZPOPMIN', P .. 'followers:' .. flight)[1]
+  if first then
+    call('HSET', P .. 'flights', flight, first)
+    call('HDEL', P .. 'job:' .. first, 'follows')
+    wait_in_front(line, first)
+  else
+    call('HDEL', P .. 'flights', flight)
+  end
+end
+
 local land
 
 -- Ends an open job; false, and nothing changed, when it has ended already or (where `number` is given) does not
@@ -157,12 +169,7 @@ land = function(id, job, event, document, code, stage, fresh_ms)
       finish(each, event, document, code, stage, nil, id)
     end
   end
-  local next = call('ZPOPMIN', followers)[1]
-  if next then
-    call('HSET', P .. 'flights', flight, next)
-    call('HDEL', P .. 'job:' .. next, 'follows')
-    wait_in_front(job.line, next)
-  end
+  lead_next(flight, job.line)
 end
 
 -- For what was ended: no deadline any more, and whoever waits for a result is woken. Called once, at the end of a

@@ -14,6 +14,7 @@ call('SET', sweeper, string.format('%s %d', ARGV[1], NOW), 'PX', ARGV[2])
 local PAUSE = 2000
 local after_pause = not swept or NOW - swept > PAUSE
 
+local FLIGHTS_LOOK = 4          -- of those under way, drawn at random
 local LANDED_LOOK = 4           -- flights whose followers are still to be told
 local DEAD_LETTERS_LOOK = 10    -- entries whose record may be past its TTL, looked at in each pass
 local made, doubtful = {}, {}
@@ -36,6 +37,14 @@ end
 
 for _, id in ipairs(call('SRANDMEMBER', P .. 'landed', LANDED_LOOK)) do
   if share(id, most) then call('SREM', P .. 'landed', id) end
+end
+
+-- A flight whose leader was ended by a server of the version before, which knows none, would never land.
+local flights = call('EXISTS', P .. 'flights') == 1 and call('HRANDFIELD', P .. 'flights', FLIGHTS_LOOK, 'WITHVALUES') or {}
+for i = 1, #flights, 2 do
+  if call('HGET', P .. 'job:' .. flights[i + 1], 'state') ~= 'queued' then
+    lead_next(flights[i], string.match(flights[i], '^%S+'))
+  end
 end
 
 local stale = call('ZRANGEBYSCORE', P .. 'cache-ends', '-inf', NOW, 'LIMIT', 0, most)
