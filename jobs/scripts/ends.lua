@@ -98,6 +98,7 @@ local function lead_next(flight, line)
 end
 
 local land
+local to_tell = FOLLOWERS_AT_ONCE    -- followers to whom this script may yet tell an answer
 
 -- Ends an open job; false, and nothing changed, when it has ended already or (where `number` is given) does not
 -- travel in that micro-batch. Whatever the event, a job whose cancellation was promised is cancelled. A completed job
@@ -130,20 +131,19 @@ local function finish(id, event, document, code, stage, number, joined)
   return true
 end
 
--- Ends the followers of a completed job, at most `most`; whether none are left. One that ended by itself meanwhile, and
--- was perhaps run again, follows no more.
+-- Ends the followers of a completed job, at most `most`; whether none are left, and how many it were. One that ended by
+-- itself meanwhile, and was perhaps run again, follows no more.
 local function share(id, most)
   local landed = P .. 'landed:' .. id
-  local followers = call('ZRANGE', landed, 0, most - 1)
-  if #followers == 0 then return true end
-  call('ZREMRANGEBYRANK', landed, 0, #followers - 1)
+  local followers = most > 0 and call('ZRANGE', landed, 0, most - 1) or {}
+  if #followers > 0 then call('ZREMRANGEBYRANK', landed, 0, #followers - 1) end
   for _, each in ipairs(followers) do
     local follows = call('HEXISTS', P .. 'job:' .. each, 'follows') == 1
     if follows and finish(each, 'complete', nil, nil, nil, nil, id) then    -- it goes when the document goes
       call('PEXPIRE', P .. 'job:' .. each, math.max(1, call('PTTL', P .. 'job:' .. id)))
     end
   end
-  return call('EXISTS', landed) == 0
+  return call('EXISTS', landed) == 0, #followers
 end
 
 -- A job that led a flight, or could have led one, has ended. Its followers get its answer, or its failure where the
@@ -160,7 +160,9 @@ land = function(id, job, event, document, code, stage, fresh_ms)
   if call('EXISTS', followers) == 0 then return end
   if event == 'complete' then
     call('RENAME', followers, P .. 'landed:' .. id)
-    if not share(id, FOLLOWERS_AT_ONCE) then call('SADD', P .. 'landed', id) end    -- the sweeper goes on
+    local all, told = share(id, to_tell)
+    to_tell = to_tell - told
+    if not all then call('SADD', P .. 'landed', id) end    -- the sweeper goes on
     return
   end
   if event == 'fail' and SHARED[code] ~= nil then

@@ -23,7 +23,7 @@ local DROPS_MAX = 100          -- dead letters that one end may push out
 local UNPACK_MAX = 1000        -- arguments of one call; Lua's stack takes 8,000
 local BULK_EVERY = 10          -- of so many micro-batches one is bulk, however many interactive jobs wait
 local SUSPECTS_LOOK = 10       -- suspects of paused models that are passed over
-local FOLLOWERS_AT_ONCE = 256  -- jobs that share one answer in one script
+local FOLLOWERS_AT_ONCE = 256  -- jobs that are told another's answer in one script
 local FAILURE_FRESH_MS = 10000 -- how long a failure that the input is to blame for is told again
 
 local call = redis.call

@@ -80,23 +80,32 @@ local function next_suspect(pool)
 end
 
 -- The next micro-batch of a lane, or nil. Lines take weighted turns: each stands one stride (1 / weight of its model)
--- behind its turn before. Light lines are passed over unless `light_too`. Those of paused models pass their turns: they
--- stand beside whoever is served, so that a model which is resumed does not catch up at the cost of the others.
+-- behind its turn before. Light lines are passed over unless `light_too`, but one that computes goes no more than a turn
+-- ahead of them. Those of paused models pass their turns: they stand beside whoever is served, so that a model which is
+-- resumed does not catch up at the cost of the others.
 local function next_of_lane(pool, lane, light_too)
-  local lines, passing = P .. 'lines:' .. pool .. ':' .. lane, {}
+  local lines, passing, waits, waits_at = P .. 'lines:' .. pool .. ':' .. lane, {}, nil, nil
+  local function serve(line, turn)
+    local ids = take_from(line)
+    if #ids == 0 then
+      call('ZREM', lines, line)
+      return nil
+    end
+    for _, each in ipairs(passing) do call('ZADD', lines, turn, each) end
+    call('ZINCRBY', lines, call('HGET', P .. 'strides', string.match(line, '^[^/]+/[^/]+/(.+)$')) or 1, line)
+    return microbatch(line, ids, false)
+  end
+
   local standing = call('ZRANGE', lines, 0, -1, 'WITHSCORES')
   for i = 1, #standing, 2 do
-    local line, turn = standing[i], standing[i + 1]
+    local line, turn = standing[i], tonumber(standing[i + 1])
     if is_paused(line) then
       passing[#passing + 1] = line
     elseif light_too or not light(line) then
-      local ids = take_from(line)
-      if #ids > 0 then
-        for _, each in ipairs(passing) do call('ZADD', lines, turn, each) end
-        call('ZINCRBY', lines, call('HGET', P .. 'strides', string.match(line, '^[^/]+/[^/]+/(.+)$')) or 1, line)
-        return microbatch(line, ids, false)
-      end
-      call('ZREM', lines, line)
+      local made = waits and turn - waits_at >= 1 and serve(waits, waits_at) or serve(line, turn)
+      if made then return made end
+    elseif not waits then
+      waits, waits_at = line, turn
     end
   end
   return nil

@@ -357,6 +357,16 @@ def test_the_sweeper_finishes_a_following_that_is_too_big_for_one_script(house: 
     assert not any(key.startswith(("landed", "followers", "flights")) for key in house.left_over())
 
 
+def test_two_big_flights_of_one_micro_batch_share_what_one_script_may_tell(house: House) -> None:
+    jobs = [house.job(cache=cache) for cache in "cd" for _ in range(201)]
+    (microbatch,) = house.submit(*jobs)
+
+    assert len(house.finish(microbatch).ended) == 2 + FOLLOWERS_AT_ONCE
+
+    house.sweep()
+    assert house.look().open_jobs == 0
+
+
 def test_who_asks_while_the_following_is_told_is_answered_from_the_cache(house: House) -> None:
     _landed(house, FOLLOWERS_AT_ONCE + 10)
 

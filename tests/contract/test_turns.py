@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from jobs.commands import MicroBatch, Outcome
-from jobs.records import Job
+from jobs.records import STAGES, Job
 from jobs.states import Event
 from tests.contract.house import WINDOW, House
 
@@ -163,6 +163,18 @@ def test_models_take_turns_by_weight(house: House) -> None:
     models = [made.line.split("/")[2] for made in _finish_all(house, window)]
 
     assert models == ["one", "two", "two"] * 2
+
+
+def test_a_light_line_is_not_held_up_by_the_backlog_of_one_that_computes(house: House) -> None:
+    house.bound(jobs_max=1)
+    house.client.hset(house.key("cost:light/1"), mapping=dict.fromkeys(STAGES, 10))
+    window = house.fill_window("heavy")
+    house.submit(*house.jobs(20, model="heavy"))
+    house.submit(*house.jobs(2, model="light"))
+
+    made = [new for each in window for new in house.finish(each, cost_us=20_000).publish]
+
+    assert [each.line.split("/")[2] for each in made] == ["heavy", "light"] * 2
 
 
 def test_a_model_whose_weight_is_one_again_takes_one_turn(house: House) -> None:
