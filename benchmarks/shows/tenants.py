@@ -37,6 +37,7 @@ QUOTA: Final = 20.0
 LEARN_S: Final = 3.0
 """After which the gateway knows keys and tenants."""
 LOOK_S: Final = 0.01
+LOOKS_MAX: Final = 500
 SLOWER: Final = 1.2
 
 
@@ -120,7 +121,7 @@ def where(outcome: Outcome, made: dict[str, int]) -> dict[str, float] | None:
 
 async def _measure(standing: Stand, client: Client, key: str, seconds: float) -> Waits:
     """B at its rate; each job is followed to its end, and looked at in the store until it is in the window."""
-    looker = async_redis_client(standing.store.url, 10.0, max_connections=16)
+    looker = async_redis_client(standing.store.url, 10.0, max_connections=LOOKS_MAX)
     made: dict[str, int] = {}
     looking: list[asyncio.Task[None]] = []
 
