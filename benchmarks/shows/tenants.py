@@ -7,6 +7,7 @@ the same time. Where B's time goes is told from its documents and from the insta
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -31,9 +32,10 @@ SETTINGS = {"PENSTOCK_QUEUE_JOBS_MAX": "2000"}
 """So that the flood fills it: then B must find room all the same."""
 
 TIMES: Final = 10
-RATE: Final = 10.0
-"""Jobs a second of tenant B, a good deal less than half of the capacity."""
-QUOTA: Final = 20.0
+SHARE: Final = 1 / 8
+"""Of the capacity, what tenant B submits: a good deal less than the half that is its due beside A."""
+QUOTA: Final = 2.0
+"""In rates of tenant B."""
 LEARN_S: Final = 3.0
 """After which the gateway knows keys and tenants."""
 LOOK_S: Final = 0.01
@@ -46,7 +48,6 @@ def show(standing: Stand, seconds: float) -> Report:
     a, b = (
         apikeys.add(standing.redis, standing.namespace, name=name, tenant=name, role="user") for name in ("a", "b")
     )
-    store.put(standing.redis, standing.namespace, Tenant("b", rate=QUOTA, burst=int(QUOTA)))
     return drive.run(_show(standing, seconds, a, b))
 
 
@@ -54,7 +55,10 @@ async def _show(standing: Stand, seconds: float, a: str, b: str) -> Report:
     await asyncio.sleep(LEARN_S)
     async with Client(standing.port) as client:
         capacity = await drive.capacity(client, heavy.NAME, seconds / 4, a)
-        alone = await _measure(standing, client, b, seconds)
+        rate = capacity * SHARE
+        store.put(standing.redis, standing.namespace, Tenant("b", rate=QUOTA * rate, burst=math.ceil(QUOTA * rate)))
+        await asyncio.sleep(LEARN_S)
+        alone = await _measure(standing, client, b, rate, seconds)
         flood = asyncio.create_task(
             drive.open_loop(
                 partial(drive.send, client),
@@ -64,7 +68,7 @@ async def _show(standing: Stand, seconds: float, a: str, b: str) -> Report:
         )
         await asyncio.sleep(LEARN_S)
         before = standing.cpu_s()
-        beside = await _measure(standing, client, b, seconds)
+        beside = await _measure(standing, client, b, rate, seconds)
         after = standing.cpu_s()
         sent = await flood
 
@@ -78,6 +82,7 @@ async def _show(standing: Stand, seconds: float, a: str, b: str) -> Report:
     report.figures = {
         "capacity_jobs_s": capacity,
         "offered_by_a_jobs_s": len(sent) / (seconds + LEARN_S),
+        "b_jobs_s": rate,
         "a_statuses": dict(Counter(str(each.status) for each in sent)),
         "b_alone": latencies_ms(b_s[0]),
         "b_beside": latencies_ms(b_s[1]),
@@ -108,7 +113,7 @@ def where(outcome: Outcome, made: dict[str, int]) -> dict[str, float] | None:
         return None
     entered_ms = made[document.task_id] - document.queued_at.timestamp() * 1000
     started_ms = (document.started_at - document.queued_at).total_seconds() * 1000
-    between_ms = sum(stage.queued_s for stage in document.stages) * 1000
+    between_ms = sum(stage.queued_s for stage in document.stages[1:]) * 1000
     runs_ms = {f"run_{stage.name}": stage.run_s * 1000 for stage in document.stages}
     return {
         "line": max(0.0, entered_ms),
@@ -119,7 +124,7 @@ def where(outcome: Outcome, made: dict[str, int]) -> dict[str, float] | None:
     }
 
 
-async def _measure(standing: Stand, client: Client, key: str, seconds: float) -> Waits:
+async def _measure(standing: Stand, client: Client, key: str, rate: float, seconds: float) -> Waits:
     """B at its rate; each job is followed to its end, and looked at in the store until it is in the window."""
     looker = async_redis_client(standing.store.url, 10.0, max_connections=LOOKS_MAX)
     made: dict[str, int] = {}
@@ -129,7 +134,7 @@ async def _measure(standing: Stand, client: Client, key: str, seconds: float) ->
         looking.append(asyncio.create_task(_look(looker, standing.namespace, task_id, made)))
 
     one = partial(drive.follow, client, key=key, told=told)
-    outcomes = await drive.open_loop(one, drive.submits(heavy.NAME, key=key, wait_s=0), RATE, seconds)
+    outcomes = await drive.open_loop(one, drive.submits(heavy.NAME, key=key, wait_s=0), rate, seconds)
     await asyncio.gather(*looking)
     await looker.aclose()
     return Waits(outcomes, made)

@@ -95,7 +95,7 @@ def test_an_answer_that_is_no_refusal_of_ours_is_seen() -> None:
 
 
 def test_where_a_jobs_time_went_adds_up_to_what_its_client_waited() -> None:
-    stages = tuple(Stage(name, queued_s, 0.02) for name, queued_s in (("a", 0.0), ("b", 0.005), ("c", 0.003)))
+    stages = tuple(Stage(name, queued_s, 0.02) for name, queued_s in (("a", 0.032), ("b", 0.005), ("c", 0.003)))
     document = Document(
         "id", "completed", START, START + timedelta(seconds=0.1), START + timedelta(seconds=0.032), stages
     )
