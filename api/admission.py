@@ -31,6 +31,8 @@ from jobs.submits import Left, Note
 
 NEAR_FULL = 0.8
 """From here on a tenant gets no more than its share of the open jobs."""
+EVERYBODY = "default"
+"""The tenant of all while there are no keys (api/access.py): nobody else can come."""
 MARGIN = 1.2
 """A job is let in if its 90th percentile, times this, is before its deadline: nine in ten are not enough."""
 STORE_SHARE = 0.9
@@ -144,9 +146,13 @@ class Admission:
             )
 
     def _share(self, tenant: str) -> float:
-        """Open jobs that a tenant may have when room is short: by weight, beside all who have some."""
+        """Open jobs a tenant may have when room is short: by weight, beside all who have some and one who may come.
+
+        Without the latter a tenant alone would fill the queue, and the next to come would find no room.
+        """
         others = self._capacity.open_by_tenant.keys() | {tenant}
-        return self._jobs_max * self._tenants.weight(tenant) / sum(map(self._tenants.weight, others))
+        newcomer = 0.0 if others == {EVERYBODY} else 1.0
+        return self._jobs_max * self._tenants.weight(tenant) / (sum(map(self._tenants.weight, others)) + newcomer)
 
 
 def _jittered(seconds: float) -> float:
