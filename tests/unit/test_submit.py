@@ -202,7 +202,7 @@ def test_the_known_fields_are_those_of_the_place() -> None:
     query = _refused(InvalidInputError, bytes(12), media_type=OCTETS, query="input=1")
 
     assert to.detail.endswith("known are version, ttl_s, lane, cache, admit, retry, input, model.")
-    assert query.detail.endswith("known are version, ttl_s, lane, retry.attempts_max.")
+    assert query.detail.endswith("known are version, ttl_s, lane, cache, admit, retry.attempts_max.")
 
 
 def test_a_pointer_is_escaped_as_rfc_6901_has_it() -> None:
