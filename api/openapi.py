@@ -88,8 +88,8 @@ _PREFER = {
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "1 to 255 visible ASCII characters, best in quotation marks: the same request with the same key is "
-    "one job, and gets the first answer again",
+    "description": "1 to 255 visible ASCII characters, best in quotation marks: the same request with the same key "
+    "is one job, and gets the first answer again",
     "schema": {"type": "string"},
     "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
 }
