@@ -17,7 +17,7 @@ from api.cache import ResultCache
 from api.http import Headers, Request, Send, answer
 from api.metrics import Metrics
 from api.polls import JSON, Polls, preference_applied
-from api.results import accepted, render
+from api.results import accepted, is_terminal, render
 from api.submit import Desk, Order
 from api.writer import Writer
 from jobs.errors import PenstockError, RecordMissingError, StoreUnavailableError
@@ -129,6 +129,9 @@ class Door:
             await self._answer_stored(request, told.answer, [_REPLAYED], send)
             return
         view = await self._polls.view(told.task_id)
+        if not is_terminal(view):  # it failed then, and is run again
+            await self._polls.answer(request, told.task_id, view, send, [_REPLAYED])
+            return
         headers = [JSON, _REPLAYED, (b"x-request-id", request.request_id.encode())]
         await answer(send, 200, headers, from_cache(render(told.task_id, view), "hit", 0))
 

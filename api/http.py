@@ -83,14 +83,13 @@ class Request:
 
     @property
     def idempotency_key(self) -> bytes | None:
-        """The Idempotency-Key header, as it was sent."""
-        return self._found.get(b"idempotency-key")
+        """The Idempotency-Key header, as it was sent; one that came twice is both, and so no key."""
+        return self._joined(b"idempotency-key") if b"idempotency-key" in self._found else None
 
     @property
     def cache_control(self) -> bytes:
         """The Cache-Control header in lower case."""
-        given: bytes = self._found.get(b"cache-control", b"")
-        return given.lower()
+        return self._joined(b"cache-control").lower() if b"cache-control" in self._found else b""
 
     def wait_s(self, most: float) -> float:
         """Seconds of ``Prefer: wait=N``, at most ``most``; 0 where none is asked for."""
@@ -113,6 +112,10 @@ class Request:
         if declared.isdigit() and int(declared[:20]) > bytes_max:
             raise _too_large(bytes_max)
         return await _receive_all(receive, bytes_max)
+
+    def _joined(self, wanted: bytes) -> bytes:
+        """A header that may come in several lines, which stand for one (RFC 9110, 5.2)."""
+        return b", ".join(value for name, value in self._scope["headers"] if name == wanted)
 
     def _request_id(self) -> str:
         given: bytes | None = self._found.get(b"x-request-id")

@@ -320,11 +320,13 @@ def _count(taken: Taken, work: _Work, committed: Committed) -> None:
 
 
 def _count_ends(taken: Taken, work: _Work, committed: Committed) -> None:
-    """Each job that this commit ended is counted here and nowhere else."""
+    """Each job that this commit ended is counted here and nowhere else; those that joined are not timed."""
     _count_ended(committed.ended)
-    queued_at = {member.task_id: member.head.queued_at_ms for member in taken.members}
+    ended = {each.task_id for each in committed.ended}
     metrics.end_to_end_seconds.observe(
-        (work.journey.ended_at_ms - queued_at[each.task_id]) / 1000 for each in committed.ended
+        (work.journey.ended_at_ms - member.head.queued_at_ms) / 1000
+        for member in taken.members
+        if member.task_id in ended
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from unittest.mock import Mock
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,7 +29,7 @@ from jobs.errors import (
     StoreUnavailableError,
 )
 from jobs.payload import TENSORS
-from jobs.records import STAGES, StageName
+from jobs.records import STAGES, CacheTerms, StageName
 from jobs.settings import read_settings
 from jobs.store import JobStore
 from jobs.tensors import pack_item, unpack_item
@@ -190,6 +191,20 @@ def test_each_of_many_jobs_gets_its_own_result(worker: Worker, house: House, eng
         result = _document(house, task_id)["result"]
         for name, array in expected.items():
             np.testing.assert_allclose(result[name], array[0], rtol=1e-5)
+
+
+def test_jobs_that_joined_end_with_the_one_that_ran_and_their_companions_go_on(worker: Worker, house: House) -> None:
+    """Of a bad input that several ask for at once, beside a good one: the commit ends jobs that it never carried."""
+    terms = CacheTerms(b"k" * 32, 60_000, refresh=False)
+    bad = [house.job(data=b"no tensors", model="tensor-demo", media_type=TENSORS) for _ in range(3)]
+    good = house.job(data=INPUT, model="tensor-demo", media_type=TENSORS)
+    (microbatch,) = house.submit(*(msgspec.structs.replace(job, cache=terms) for job in bad), good)
+    assert house.members(microbatch) == [bad[0].task_id, good.task_id]
+
+    went_on = [_run(worker, microbatch, stage) for stage in STAGES]
+
+    assert went_on == [True, True, False]
+    assert [house.view(job.task_id).state for job in (*bad, good)] == ["failed"] * 3 + ["completed"]
 
 
 def test_the_last_commit_publishes_what_the_window_now_has_room_for(
