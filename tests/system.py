@@ -243,7 +243,6 @@ class System:
             "PENSTOCK_WORKER_THREADS": "2",
             "PENSTOCK_INFERENCE_THREADS": "1",
             "PENSTOCK_LEASE_S": "2",
-            "PENSTOCK_CACHE_BYTES_MAX": "0",  # equal inputs are run, except where a test is about the cache
             "C_FORCE_ROOT": "1",  # Celery warns a root user, in words that are not JSON
             **self._environment,
         }
