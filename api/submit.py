@@ -128,7 +128,7 @@ class Desk:
             input_sha256=sha256(payload.data).digest(),
             request_id=request.request_id,
             traceparent=request.traceparent,
-            estimate=_in_ms(estimate),
+            estimate=estimate.told() if estimate else None,
             cached=order.cached,
         )
         task_id = self._ids.issue(now_ms, caller.tenant_bytes)
@@ -173,12 +173,6 @@ def _idempotency(request: Request, body: bytes, task_id: str, head: Head) -> Ide
     answer = Answer(task_id, head.model, head.version, head.queued_at_ms, head.deadline_at_ms)
     about = (request.path.encode(), request.query, request.media_type.encode(), body)
     return idempotency(read_key(header), head.tenant, about, answer)
-
-
-def _in_ms(estimate: Estimate | None) -> tuple[int, int, int] | None:
-    if estimate is None:
-        return None
-    return estimate.size, int(estimate.finish_in_s * 1000), int(estimate.p90_finish_in_s * 1000)
 
 
 def _decode(body: bytes, *, named: bool) -> Submit:

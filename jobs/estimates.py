@@ -1,16 +1,16 @@
 """When a queued job will have ended: from how fast its line moves, corrected by how earlier estimates held.
 
-A raw estimate is the jobs before it divided by the measured rate, and the time from the window to the end. Two
-factors for each size of estimate make it the median and the 90th percentile. The store moves each of them a little
-with every micro-batch that ends (commit.lua), so that half, and a tenth, of the jobs take longer, whatever the load
-is like.
+A raw estimate is the jobs before it divided by the measured rate, and the time from the window to the end. For each
+size of estimate a factor makes it the median, and a second one, beyond that, the 90th percentile. The store moves
+both a little with every micro-batch that ends (commit.lua), so that half, and a tenth, of the jobs take longer,
+whatever the load is like. The median follows what jobs took by their raw estimates: judged by what they were told, a
+whole queue ago, it would swing.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -33,12 +33,27 @@ class Pace(msgspec.Struct, frozen=True):
     factors: tuple[tuple[float, float], ...]
 
 
-class Estimate(msgspec.Struct, frozen=True):
-    """Seconds from now to the end: median and 90th percentile. ``size``: which factors made it."""
+class Told(msgspec.Struct, array_like=True, frozen=True):
+    """The estimate that a job was let in with, as its head keeps it, in ms from then."""
 
     size: int
+    raw_ms: int
+    median_ms: int
+    p90_ms: int
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """Seconds from now to the end: raw, median and 90th percentile. ``size``: which factors made the latter two."""
+
+    size: int
+    raw_s: float
     finish_in_s: float
     p90_finish_in_s: float
+
+    def told(self) -> Told:
+        """In the form that a job's head keeps."""
+        in_ms = (int(each * 1000) for each in (self.raw_s, self.finish_in_s, self.p90_finish_in_s))
+        return Told(self.size, *in_ms)
 
 
 def pace_of(fields: Mapping[str, float], costs_us: Sequence[float], slots: int, jobs_max: int, slice_us: int) -> Pace:
@@ -51,8 +66,9 @@ def pace_of(fields: Mapping[str, float], costs_us: Sequence[float], slots: int, 
         jobs = max(1.0, min(jobs_max, slice_us / max(1.0, *costs_us)))
         rate = jobs / (jobs * sum(costs_us) / 1e6 + HOPS_S)
     factors = tuple(
-        (math.exp(fields.get(f"f50:{size}", 0.0)), math.exp(START_P90 + fields.get(f"f90:{size}", 0.0)))
+        (math.exp(median), math.exp(median + fields.get(f"f90:{size}", START_P90)))
         for size in range(len(SIZES_S) + 1)
+        for median in (fields.get(f"f50:{size}", 0.0),)
     )
     return Pace(rate, fields.get("service", SERVICE_S * 1000) / 1000, fields.get("fill", 0.0), factors)
 
@@ -64,17 +80,15 @@ def estimate(ahead: float, pace: Pace) -> Estimate | None:
     raw_s = ahead / pace.jobs_per_s + pace.service_s
     size = bisect.bisect_right(SIZES_S, raw_s)
     median, p90 = pace.factors[size]
-    return Estimate(size, raw_s * median, raw_s * max(median, p90))
+    return Estimate(size, raw_s, raw_s * median, raw_s * p90)
 
 
-def verdict(held: Iterable[tuple[tuple[int, int, int], int]]) -> str:
-    """How estimates held: for each job its estimate (size, median, 90th percentile, in ms) and what it took, in ms.
+def verdict(held: Iterable[tuple[Told, int]]) -> str:
+    """How estimates held: for each job what it was told and what it took, in ms, in the form that the store takes.
 
-    In the form that the store takes: ``size:jobs:above the median:above the 90th percentile``, a blank between.
+    ``size:logarithm of what it took by the raw estimate:1 where that was above the 90th percentile``, blanks between.
     """
-    jobs, above50, above90 = Counter[int](), Counter[int](), Counter[int]()
-    for (size, median_ms, p90_ms), took_ms in held:
-        jobs[size] += 1
-        above50[size] += took_ms > median_ms
-        above90[size] += took_ms > p90_ms
-    return " ".join(f"{size}:{count}:{above50[size]}:{above90[size]}" for size, count in sorted(jobs.items()))
+    return " ".join(
+        f"{told.size}:{math.log(max(1, took_ms) / max(1, told.raw_ms)):.4f}:{took_ms > told.p90_ms:d}"
+        for told, took_ms in held
+    )

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from jobs.estimates import Told
+
 SCHEMA = 1
 """Version of every record and message; a process reads its own and the one before."""
 
@@ -39,8 +41,7 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     request_id: str = ""
     traceparent: str = ""
     generation: int = 1
-    estimate: tuple[int, int, int] | None = None
-    """Made at submit (``jobs.estimates``): size, median and 90th percentile in ms from ``queued_at_ms``."""
+    estimate: Told | None = None
     cached: bool = False
     """Whether its answer goes into the result cache."""
 

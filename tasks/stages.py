@@ -28,7 +28,7 @@ from jobs.errors import (
     StageTimeoutError,
     StoreUnavailableError,
 )
-from jobs.estimates import verdict
+from jobs.estimates import Told, verdict
 from jobs.faults import faults
 from jobs.models import ModelRecord
 from jobs.payload import Payload
@@ -261,7 +261,7 @@ def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
             time.sleep(COMMIT_PAUSE_S)
 
 
-def _estimates(taken: Taken, work: _Work) -> Iterator[tuple[tuple[int, int, int], int]]:
+def _estimates(taken: Taken, work: _Work) -> Iterator[tuple[Told, int]]:
     """The estimates of the jobs that completed at their first attempt, and what they took, in ms."""
     completed = {outcome.task_id for outcome in work.outcomes if outcome.event == Event.COMPLETE}
     for member in taken.members:
@@ -333,8 +333,8 @@ def _count_ends(taken: Taken, work: _Work, committed: Committed) -> None:
 def _count_estimates(taken: Taken, work: _Work) -> None:
     """How the estimates that jobs were given at submit held."""
     held = list(_estimates(taken, work))
-    metrics.estimate_error_seconds.observe(abs(took_ms - median_ms) / 1000 for (_, median_ms, _), took_ms in held)
-    covered = sum(took_ms <= p90_ms for (_, _, p90_ms), took_ms in held)
+    metrics.estimate_error_seconds.observe(abs(took_ms - told.median_ms) / 1000 for told, took_ms in held)
+    covered = sum(took_ms <= told.p90_ms for told, took_ms in held)
     metrics.estimates_total.labels("yes").inc(covered)
     metrics.estimates_total.labels("no").inc(len(held) - covered)
 

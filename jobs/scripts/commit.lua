@@ -1,20 +1,32 @@
 -- Commits a stage, fenced by the epoch of the lease. ARGV: number, epoch, stage, next stage or '', reference
 -- to the intermediates, stages so far, microseconds that each job cost, the jobs that go on (ids, blank between), how the
--- estimates of completed jobs held ("bucket:jobs:above the median:above the 90th percentile", blank between), then for each job that leaves here: id, event ('complete', 'fail' or 'retry'), document, error code, delay in ms.
+-- estimates of completed jobs held ("size:logarithm:0 or 1" of each, blank between; jobs.estimates.verdict), then for each job that leaves here: id, event ('complete', 'fail' or 'retry'), document, error code, delay in ms.
 -- Replies {1 or 0 when the lease was lost, micro-batches to publish, ended, 1 when the micro-batch goes on}.
 even_if_full()
 
 -- How fast a line moves, in the hash 'pace:{line}': jobs 'n' that ended in 't' slot-milliseconds in which more waited, both
--- fading; 'service', ms from the window to the end; 'fill', jobs a micro-batch. 'f50:{bucket}' and 'f90:{bucket}' are logarithms
--- of the factors that make an estimate of that size (jobs/estimates.py) the median and the 90th percentile: each moves up when
--- more jobs than that took longer, else down (stochastic approximation; Robbins and Monro, 1951).
-local FADE_MS, GAP_MAX_MS, GAIN = 10000, 5000, 0.2
+-- fading; 'service', ms from the window to the end; 'fill', jobs a micro-batch. 'f50:{size}' and 'f90:{size}' are logarithms of
+-- the factors that make an estimate of that size (jobs/estimates.py) the median, and the median the 90th percentile: each moves
+-- up when more jobs than that took longer, else down (stochastic approximation; Robbins and Monro, 1951).
+local FADE_MS, GAP_MAX_MS, GAIN, SPREAD_GAIN, SPREAD = 10000, 5000, 0.2, 0.05, math.log(2)
+
+local function step(value, gain, share, wanted) return string.format('%.6f', value + gain * (share - wanted)) end
 
 local function calibrate(key)
-  for bucket, jobs, above50, above90 in string.gmatch(ARGV[9], '(%d+):(%d+):(%d+):(%d+)') do
-    local gain = GAIN * jobs / (jobs + 3)
-    call('HINCRBYFLOAT', key, 'f50:' .. bucket, string.format('%.6f', gain * (above50 / jobs - 0.5)))
-    call('HINCRBYFLOAT', key, 'f90:' .. bucket, string.format('%.6f', gain * (above90 / jobs - 0.1)))
+  local held = {}    -- by size: its factors, jobs, those above the median as it is now, those above what they were told
+  for size, log, above90 in string.gmatch(ARGV[9], '(%d+):(%S+):(%d)') do
+    if not held[size] then
+      local kept = call('HMGET', key, 'f50:' .. size, 'f90:' .. size)
+      held[size] = {f50 = tonumber(kept[1] or 0), f90 = tonumber(kept[2] or SPREAD), jobs = 0, above50 = 0, above90 = 0}
+    end
+    local each = held[size]
+    each.jobs, each.above90 = each.jobs + 1, each.above90 + above90
+    if tonumber(log) > each.f50 then each.above50 = each.above50 + 1 end
+  end
+  for size, each in pairs(held) do
+    local weight = each.jobs / (each.jobs + 3)
+    call('HSET', key, 'f50:' .. size, step(each.f50, GAIN * weight, each.above50 / each.jobs, 0.5),
+      'f90:' .. size, math.max(0, step(each.f90, SPREAD_GAIN * weight, each.above90 / each.jobs, 0.1)))
   end
 end
 
