@@ -3,7 +3,8 @@
 429 is the tenant's own quota, 503 is our capacity. Three things are bounded: open jobs (nobody is let in beyond
 ``queue_jobs_max``, and near it only tenants that are below their share), the store's memory, and the wait: a job
 whose deadline would pass, by all that is known of its line, is refused now instead of expiring later. Where nothing
-is known (no worker, a paused model, a model that never ran) the job is let in: its deadline is its bound.
+is known (no worker, a paused model, a model that never ran) the job is let in: its deadline is its bound. So it is
+where nobody waits: what its model took lately may hold no more, and only jobs that run can tell.
 
 Quotas themselves are counted in the store, with the submit, so they hold across gateways. Here is only remembered
 whom the store refused just now, so that a flood of refusals costs no round trips.
@@ -84,7 +85,7 @@ class Admission:
         if known is None:
             return None
         found = self._capacity.estimate(line, known.ahead_of(tenant, self._tenants.weight))
-        if found and not always and found.p90_finish_in_s * MARGIN > ttl_s:
+        if found and known.waiting and not always and found.p90_finish_in_s * MARGIN > ttl_s:
             raise DeadlineUnreachableError(
                 f"The job would end in about {found.finish_in_s:.1f} s, and its deadline is in {ttl_s:g} s. "
                 'Send a longer ttl_s, or "admit": "always".',

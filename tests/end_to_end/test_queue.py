@@ -182,7 +182,7 @@ def test_capacity_tells_workers_window_and_lines(system: System) -> None:
     with _paused(system):
         for _ in range(3):
             system.submit()
-        wait_until(lambda: (_line(system) or {}).get("waiting") == 3, SEEN_S, "the line is seen")
+        wait_until(lambda: (_line(system) or {}).get("paused"), SEEN_S, "the line is seen")
         said = system.client.get("/capacity").json()
 
     assert said["workers"] == {"ready": 2, "starting": 0}

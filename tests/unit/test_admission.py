@@ -111,6 +111,16 @@ def test_where_nothing_is_known_a_job_is_let_in_without_an_estimate(seen: Seen |
     assert _admission(seen).judge("busy", LINE, 0.001, always=False) is None
 
 
+def test_where_nobody_waits_a_job_is_let_in_however_long_its_model_took_lately() -> None:
+    """Else a model that was slow once, and is asked for with short deadlines only, would be refused for ever."""
+    slow = LineSeen(0, 0.0, {}, A_JOB_A_SECOND | {"service": 60_000.0}, [])
+    admission = _admission(_seen(lines={LINE: slow}))
+
+    assert admission.judge("busy", LINE, 1, always=False) == Estimate(5, 60.0, 120.0)
+    admission.let_in("busy", LINE)
+    assert isinstance(_refused(admission, ttl_s=1), DeadlineUnreachableError)
+
+
 def test_what_was_let_in_since_the_last_look_makes_the_wait_longer() -> None:
     admission = _admission(_seen(10))
     for _ in range(5):
