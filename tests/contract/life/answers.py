@@ -21,7 +21,7 @@ class Known(NamedTuple):
 class Answers:
     """As they must be."""
 
-    def __init__(self, idempotency_ms: int, cache_max: int) -> None:
+    def __init__(self, idempotency_ms: int, cache_max: int, retention_ms: int) -> None:
         self.keys: dict[str, tuple[bytes, int]] = {}
         """By idempotency key: what is kept, and until when."""
         self.known: dict[str, Known] = {}
@@ -29,6 +29,7 @@ class Answers:
         self.evicted = 0
         self._idempotency_ms = idempotency_ms
         self._cache_max = cache_max
+        self._retention_ms = retention_ms
 
     def kept(self, key: Idempotency | None) -> bytes | None:
         """What was kept under a key that came before."""
@@ -42,6 +43,7 @@ class Answers:
 
     def remember(self, cache: str, task_id: str, fresh_ms: int, now: int) -> None:
         """A job's answer may be told for so long; beyond their most the one that would end first goes."""
+        fresh_ms = min(fresh_ms, self._retention_ms)
         if fresh_ms <= 0:
             return
         self.known[cache] = Known(task_id, now, now + fresh_ms)

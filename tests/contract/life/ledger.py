@@ -72,7 +72,7 @@ class Ledger:
         """The jobs that the steps before ended, in no order within a step."""
         self.paused: set[str] = set()
         self.flights = Flights()
-        self.answers = Answers(flow.idempotency_ms, flow.cache_max)
+        self.answers = Answers(flow.idempotency_ms, flow.cache_max, flow.retention_ms)
         self._quotas = Quotas()
         self._tenants = tenants
         self._to_tell = FOLLOWERS_AT_ONCE
