@@ -49,8 +49,9 @@ local function keep_dead_letter(id)
 end
 
 -- Result cache: the hash 'cache' says by key which job has the answer and since when, 'cache-ends' until when that counts.
--- The answer itself lies in that job's record.
+-- The answer itself lies in that job's record, so it is told for no longer than that is kept.
 local function remember(cache, id, fresh_ms)
+  fresh_ms = math.min(fresh_ms, RETENTION_MS)
   if fresh_ms <= 0 then return end
   call('HSET', P .. 'cache', cache, id .. ' ' .. NOW)
   call('ZADD', P .. 'cache-ends', NOW + fresh_ms, cache)

@@ -74,6 +74,13 @@ def test_an_answer_past_its_time_is_not_told_and_the_sweeper_forgets_it(house: H
     assert not house.client.exists(house.key("cache"), house.key("cache-ends"))
 
 
+def test_an_answer_is_told_for_no_longer_than_its_record_is_kept(house: House) -> None:
+    house.bound(retention_ms=60_000)
+    house.completed(cache="c", fresh_ms=HOUR_MS)
+
+    assert house.client.zscore(house.key("cache-ends"), "c") <= house.now_ms + 60_000
+
+
 def test_an_answer_that_is_never_fresh_is_not_kept(house: House) -> None:
     house.completed(cache="c", fresh_ms=0)
 
@@ -99,9 +106,9 @@ def test_an_answer_whose_record_is_gone_is_a_miss(house: House) -> None:
 
 def test_beyond_the_most_the_answer_that_would_end_first_goes_and_is_counted(house: House) -> None:
     house.bound(cache_max=2)
-    house.completed(cache="long", fresh_ms=2 * HOUR_MS)
-    house.completed(cache="short", fresh_ms=HOUR_MS)
-    house.completed(cache="longest", fresh_ms=3 * HOUR_MS)
+    house.completed(cache="long", fresh_ms=2_000_000)
+    house.completed(cache="short", fresh_ms=1_000_000)
+    house.completed(cache="longest", fresh_ms=3_000_000)
 
     assert house.client.hkeys(house.key("cache")) == [b"long", b"longest"]
     seen = house.look()

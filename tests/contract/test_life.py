@@ -42,6 +42,42 @@ BREAKS = {
     "a dead holder's lease is never ended": Break("sweep", "      recover(number, line", "      --"),
     "an end is not announced": Break("ends", "call('PUBLISH', P .. 'ended', table.concat(ended_ids, ' '))", ""),
     "a micro-batch is returned for ever": Break("release", "or returned > RETURNS_MAX", ""),
+    "an end leaves its tenant's count of open jobs": Break(
+        "ends", "if found[5] then opened[found[5]] = (opened[found[5]] or 0) - 1 end", ""
+    ),
+    "a job that is run again is not counted": Break(
+        "replay", "if tenant then opened[tenant] = (opened[tenant] or 0) + 1 end", ""
+    ),
+    "a job that is refused spends its tenant's rate": Break(
+        "submit",
+        "  if tenant.open_max and tenant.open >= tenant.open_max then",
+        "  if tenant.every then tenant.full_at, tenant.spent = tenant.full_at + tenant.every, true end\n"
+        "  if tenant.open_max and tenant.open >= tenant.open_max then",
+    ),
+    "an idempotency key is not kept": Break("submit", "keep_answer(idempotency, ARGV[place + 10])", ""),
+    "an answer is told past its time": Break(
+        "ends", "or tonumber(call('ZSCORE', P .. 'cache-ends', cache) or 0) <= NOW", ""
+    ),
+    "a job that follows is not marked so": Break("submit", "call('HSET', key, 'follows', 1)", ""),
+    "a follower that ended stays in its flight": Break(
+        "ends", "call('ZREM', P .. 'followers:' .. flight_of(job.line, job.cache), id)", ""
+    ),
+    "nobody leads after a leader that did not complete": Break("ends", "    wait_in_front(job.line, next)\n", ""),
+    "a failure that is not the input's is shared": Break(
+        "ends", "if event == 'fail' and SHARED[code] ~= nil then", "if event == 'fail' then"
+    ),
+    "a big following is forgotten": Break("ends", "if not all then call('SADD', P .. 'landed', id) end", ""),
+    "a follower's record outlives the document": Break(
+        "ends", "call('PEXPIRE', P .. 'job:' .. each, math.max(1, call('PTTL', P .. 'job:' .. id)))", ""
+    ),
+    "one that runs again is ended by its former flight": Break("ends", "if follows and finish(", "if finish("),
+    "a paused model runs": Break("window", "return next(paused) ~= nil and", "return false and"),
+    "a line that empties keeps its tenants' turns": Break("lib", "call('DEL', P .. 'turns:' .. line)", ""),
+    "a window is filled before all lines are written": Break(
+        "submit",
+        "  call('SADD', P .. 'pools', pool_of(line))\n",
+        "  call('SADD', P .. 'pools', pool_of(line))\n  fill(pool_of(line), made)\n",
+    ),
 }
 """Faults that the laws must find: if they do not, they see nothing."""
 

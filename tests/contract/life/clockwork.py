@@ -11,10 +11,13 @@ import pytest
 
 from jobs import store
 from jobs.store import Flow
+from tests.contract.life.flights import FOLLOWERS_AT_ONCE
 
 CLOCK = "test-clock"
 SERVER_TIME = "local NOW = time[1] * 1000 + math.floor(time[2] / 1000)"
 TEST_TIME = f"local NOW = tonumber(call('GET', P .. '{CLOCK}'))"
+MANY = "local FOLLOWERS_AT_ONCE = 256"
+FEW = f"local FOLLOWERS_AT_ONCE = {FOLLOWERS_AT_ONCE}"
 PASS = """
 local prefix, ms = KEYS[1], tonumber(ARGV[1])
 for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
@@ -41,7 +44,7 @@ def own_clock(breaks: Sequence[Break] = ()) -> Iterator[None]:
 
     @cache
     def altered(script: str, flow: Flow) -> str:
-        text = _replaced(original(script, flow), SERVER_TIME, TEST_TIME)
+        text = _replaced(_replaced(original(script, flow), SERVER_TIME, TEST_TIME), MANY, FEW)
         for each in breaks:
             if each.script in {script, *store.SHARED_TEXTS}:
                 text = _replaced(text, each.old, each.new)

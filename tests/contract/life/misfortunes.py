@@ -9,7 +9,7 @@ from hypothesis.stateful import precondition, rule
 
 from jobs.commands import Taken
 from tests.contract.life.machine import JOBS_MAX, Life, fates, hows, pick, recent, workers
-from tests.contract.life.play import LEASE_MS, Fate, How
+from tests.contract.life.play import DAY_MS, LEASE_MS, Fate, How, Wish
 
 SOON_MS = 60_000
 Finder = Literal["sweeper", "copy"]
@@ -137,3 +137,55 @@ class Misfortunes(Life):
             self.play.release(taken, "failed")
         else:
             self._lease_runs_out(taken, "sweeper", LEASE_MS)
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(
+        worker=workers,
+        fate=st.sampled_from(("on", "on", "blame", "fail")),
+        stray=st.sampled_from(("none", "cancelled", "run again")),
+        late_ms=st.sampled_from((0, 3_000)),
+    )
+    def fly_together(self, worker: int, fate: Fate, stray: str, late_ms: int) -> None:
+        """Jobs with one input are computed once; one of them ends by itself, the others hear of it perhaps late."""
+        jobs = [self.play.job("a", "interactive", 1, ttl_ms, Wish(cache="z")) for ttl_ms in (*[DAY_MS] * 4, 1_500)]
+        self.play.submit(jobs)
+        leader, last = (self.play.ledger.jobs.get(job.task_id) for job in (jobs[0], jobs[-1]))
+        message = self.play.newest(leader.number) if leader else None
+        if message and message in self.play.pending:
+            self.play.pending.remove(message)
+            taken = self.play.take(message, self.names[worker])
+            if taken.verdict == "taken" and self.play.commit(taken, [fate] * 3):
+                self.play.serve(self.play.pending.pop(), self.names[worker])
+        if last and stray == "cancelled":
+            self.play.cancel(last.task_id)
+        elif last and stray == "run again":
+            self.play.pass_time(1_500)
+            self.play.read([last.task_id])
+            self.run_again(last.task_id)
+        self.play.pass_time(late_ms)
+        self.play.sweep()
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(worker=workers, fresh_ms=st.sampled_from((2_000, DAY_MS)), refresh=st.booleans())
+    def ask_later(self, worker: int, fresh_ms: int, refresh: bool) -> None:  # noqa: FBT001 - Hypothesis passes names
+        """A result is asked for again two seconds after it was computed."""
+        first, again = (
+            self.play.job(wish=Wish(cache="z", fresh_ms=fresh_ms, refresh=each)) for each in (True, refresh)
+        )
+        self.play.submit([first])
+        message = self.play.newest(self.play.ledger.jobs[first.task_id].number)
+        if message and message in self.play.pending:
+            self.play.pending.remove(message)
+            self.play.serve(message, self.names[worker])
+        self.play.pass_time(2_000)
+        self.play.submit([again])
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(order=st.permutations(("a", "b")))
+    def widen_window(self, order: list[str]) -> None:
+        """Jobs wait behind a full window when more workers come; the next to fill it are jobs of the same lines."""
+        for _ in range(3):
+            self.play.submit([self.play.job(model) for model in order])
+        for name in self.names:
+            self.play.beat(name, 2)
+        self.play.submit([self.play.job(model) for model in order])
