@@ -20,9 +20,9 @@ from api.polls import JSON, Polls, preference_applied
 from api.results import accepted, is_terminal, render
 from api.submit import Desk, Order
 from api.writer import Writer
-from jobs.errors import PenstockError, RecordMissingError, StoreUnavailableError
+from jobs.errors import PenstockError, RecordMissingError, ResultGoneError, StoreUnavailableError
 from jobs.estimates import Estimate
-from jobs.idempotency import Answer, Replay, replay
+from jobs.idempotency import Answer, Repeat, repeat_of
 from jobs.records import Job, from_cache
 
 log = logging.getLogger(__name__)
@@ -59,13 +59,16 @@ class Door:
         """
         order = self._desk.order(request, model, body)
         estimate, refusal = self._judge(caller, order)
+        if refusal is not None and not self._may_know(order, request):
+            raise refusal
         job = self._desk.job(order, request, caller, body, estimate)
         known = self._recall(job)
-        if known:
+        if known is not None:
             await self._answer_cached(request, *known, send)
             return
-        if refusal:
-            raise refusal
+        if refusal is not None:
+            await self._answer_before(request, job, refusal, send)
+            return
         note = await self._writer.write(job)
         if note is None or note.verdict == "joined":
             if log.isEnabledFor(logging.DEBUG):
@@ -75,22 +78,24 @@ class Door:
             self._results.put(job.cache.key, note.document, note.age_ms, job.cache.fresh_ms)
             await self._answer_cached(request, note.document, note.age_ms, send)
         elif note.verdict == "replayed" and job.idempotency:
-            await self._answer_again(request, replay(job.idempotency, note.kept), send)
+            await self._answer_again(request, repeat_of(job.idempotency, note.kept), send)
         else:
-            refusal = self._admission.refusal(caller.tenant, note)
-            refusal.fields = self._rate_fields(caller.tenant)
-            raise refusal
+            over_quota = self._admission.refusal(caller.tenant, note)
+            over_quota.fields = self._rate_fields(caller.tenant)
+            raise over_quota
 
     def _judge(self, caller: Caller, order: Order) -> tuple[Estimate | None, PenstockError | None]:
-        """The estimate of a job that is let in, or why it is not; raised where no cached result could help."""
+        """The estimate of a job that is let in, or why it is not."""
         always = order.options.admit == "always"
         try:
             return self._admission.judge(caller.tenant, order.line, order.ttl_s, always=always), None
         except PenstockError as error:
             error.fields = self._rate_fields(caller.tenant)
-            if not (order.cached and self._results):
-                raise
             return None, error
+
+    def _may_know(self, order: Order, request: Request) -> bool:
+        """Whether a request that is not let in may have its answer already: a cached one, or that to its key."""
+        return request.idempotency_key is not None or (order.cached and len(self._results) > 0)
 
     def _recall(self, job: Job) -> tuple[bytes, int] | None:
         """A cached result that this gateway knows. With an Idempotency-Key the store must answer."""
@@ -101,11 +106,18 @@ class Door:
             return None
         return self._results.get(job.cache.key)
 
+    async def _answer_before(self, request: Request, job: Job, refusal: PenstockError, send: Send) -> None:
+        """Refuse a job that is not let in, unless it was before: then its key is told the same again."""
+        kept = await self._writer.kept(job.idempotency.name) if job.idempotency else b""
+        if not kept or job.idempotency is None:
+            raise refusal
+        await self._answer_again(request, repeat_of(job.idempotency, kept), send)
+
     async def _answer_stored(self, request: Request, told: Answer, fields: Headers, send: Send) -> None:
         """The 202, or how the job stands at its end or when the wait is over."""
         wait_s = request.wait_s(self._wait_s_max)
         if wait_s:  # whatever reading it meets, the job is stored: that is the 202
-            with contextlib.suppress(StoreUnavailableError, RecordMissingError):
+            with contextlib.suppress(StoreUnavailableError, RecordMissingError, ResultGoneError):
                 view = await self._polls.at_end(told.task_id, wait_s)
                 await self._polls.answer(request, told.task_id, view, send, [*preference_applied(wait_s), *fields])
                 return
@@ -123,7 +135,7 @@ class Door:
         headers = [JSON, (b"x-request-id", request.request_id.encode())]
         await answer(send, 200, headers, from_cache(document, "hit", age_ms))
 
-    async def _answer_again(self, request: Request, told: Replay, send: Send) -> None:
+    async def _answer_again(self, request: Request, told: Repeat, send: Send) -> None:
         """What the first request with this Idempotency-Key was told."""
         if told.answer:
             await self._answer_stored(request, told.answer, [_REPLAYED], send)

@@ -13,7 +13,7 @@ from api.tenants import Tenants
 from jobs.faults import faults
 from jobs.records import Job
 from jobs.store import AsyncJobStore
-from jobs.submits import Note, submit
+from jobs.submits import Note, kept, submit
 
 
 class Writer:
@@ -32,6 +32,10 @@ class Writer:
     def write(self, job: Job) -> asyncio.Future[Note | None]:
         """What became of a job; None where it was simply written. StoreUnavailableError, QueueFullError."""
         return self._asked.ask(job)
+
+    async def kept(self, name: str) -> bytes:
+        """What is kept under an Idempotency-Key. StoreUnavailableError."""
+        return await self._store.run(kept(name))
 
     async def _write(self, jobs: list[Job]) -> list[Note | None]:
         submitted = await self._store.run(submit(jobs, self._tenants.known))

@@ -31,7 +31,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     deadline_at_ms: int
 
 
-class Replay(msgspec.Struct, frozen=True):
+class Repeat(msgspec.Struct, frozen=True):
     """The answer to be given again: the 202, or without ``answer`` the result of job ``task_id`` from the cache."""
 
     task_id: str
@@ -59,7 +59,7 @@ def idempotency(key: bytes, tenant: str, request: tuple[bytes, ...], answer: Ans
     return Idempotency(name, _hash(request) + _encode(answer))
 
 
-def replay(ours: Idempotency, kept: bytes) -> Replay:
+def repeat_of(ours: Idempotency, kept: bytes) -> Repeat:
     """What was kept under our key, to be told again; KeyReusedError where that was another request's."""
     if kept[:FINGERPRINT_BYTES] != ours.kept[:FINGERPRINT_BYTES]:
         raise KeyReusedError(
@@ -69,8 +69,8 @@ def replay(ours: Idempotency, kept: bytes) -> Replay:
     try:
         answer = _decode(rest)
     except msgspec.DecodeError:
-        return Replay(rest.decode(), None)
-    return Replay(answer.task_id, answer)
+        return Repeat(rest.decode(), None)
+    return Repeat(answer.task_id, answer)
 
 
 def _hash(parts: tuple[bytes, ...]) -> bytes:

@@ -138,9 +138,8 @@ def line_of(pool: str, lane: Lane, model: str, version: int) -> str:
 
 def from_cache(document: bytes, status: str, age_ms: int) -> bytes:
     """A terminal document as the result cache answers with it: all as it was but for ``cache``."""
-    body = document.removesuffix(_MISSED)
-    if body is document:  # it carries no such field
-        body = document.removesuffix(b"}")
+    end = _MISSED if document.endswith(_MISSED) else b"}"
+    body = document.removesuffix(end)
     return body + b',"cache":' + encode_document(Cache(status, age_ms / 1000)) + b"}"
 
 

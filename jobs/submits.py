@@ -65,6 +65,11 @@ def submit(jobs: Sequence[Job], tenants: Mapping[str, Tenant]) -> Command[Submit
     return Command("submit", arguments, read)
 
 
+def kept(name: str) -> Command[bytes]:
+    """What is kept under an Idempotency-Key, by its name in the store; empty where there is nothing."""
+    return Command("kept", (name,), bytes)
+
+
 def _tenant(tenant: Tenant) -> tuple[Any, ...]:
     every_ms = 1000 / tenant.rate if tenant.rate else ""
     return (tenant.name, 1 / tenant.weight, tenant.open_max or "", every_ms, tenant.burst)

@@ -15,7 +15,8 @@ for i = 1, tonumber(ARGV[1]) do
     every = tonumber(ARGV[at + 3]), burst = tonumber(ARGV[at + 4])}
   if tenant.open_max then tenant.open = tonumber(call('HGET', P .. 'open', tenant.name) or 0) end
   if tenant.every then    -- a token bucket as one instant: when it would be full again (GCRA)
-    tenant.full_at = math.max(NOW, tonumber(call('HGET', P .. 'rates', tenant.name) or 0))
+    local full_at = math.max(NOW, tonumber(call('HGET', P .. 'rates', tenant.name) or 0))
+    tenant.full_at = math.min(full_at, NOW + tenant.burst * tenant.every)    -- what a smaller rate left behind is forgiven
   end
   tenants[i], at = tenant, at + 5
 end

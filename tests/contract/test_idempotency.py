@@ -6,7 +6,7 @@ import pytest
 
 from jobs.idempotency import FINGERPRINT_BYTES
 from jobs.records import Job
-from jobs.submits import Note, Submitted
+from jobs.submits import Note, Submitted, kept
 from tests.contract.house import DOCUMENT, House
 
 
@@ -27,6 +27,16 @@ def test_a_key_that_came_before_is_told_what_was_kept_and_makes_no_second_job(ho
 
     assert house.read(second.task_id) is None
     assert house.look().open_jobs == 1
+
+
+def test_what_is_kept_can_be_asked_for_without_a_job(house: House) -> None:
+    job = house.job(key="k")
+    assert job.idempotency is not None
+    assert house.store.run(kept(job.idempotency.name)) == b""
+
+    house.write(job)
+
+    assert house.store.run(kept(job.idempotency.name)) == _kept(job)
 
 
 def test_fifty_with_one_key_in_one_call_make_one_job(house: House) -> None:

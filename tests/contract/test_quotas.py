@@ -68,6 +68,16 @@ def test_a_refusal_costs_nothing(house: House) -> None:
     assert _refused(house.write(house.job())) == []
 
 
+def test_a_tenant_that_is_given_a_greater_rate_owes_nothing_of_the_smaller_one(house: House) -> None:
+    house.set_tenant("acme", rate=0.001, burst=5)
+    house.write(*house.jobs(5))
+
+    house.set_tenant("acme", rate=1_000.0, burst=1)
+
+    (note,) = house.write(house.job()).notes.values() or (None,)
+    assert note is None or note.wait_ms <= 1
+
+
 def test_time_brings_back_the_burst_and_no_more(house: House) -> None:
     house.set_tenant("acme", rate=0.01, burst=3)
     house.write(*house.jobs(3))

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 SCRIPTS = (
     *("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish"),
-    *("cancel", "replay", "deadletters", "letters", "drop", "head", "keep", "look", "starting"),
+    *("cancel", "replay", "deadletters", "letters", "drop", "head", "keep", "kept", "look", "starting"),
 )
 
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jobs.errors import IdempotencyKeyError, KeyReusedError
-from jobs.idempotency import FINGERPRINT_BYTES, Answer, Replay, idempotency, read_key, replay
+from jobs.idempotency import FINGERPRINT_BYTES, Answer, Repeat, idempotency, read_key, repeat_of
 
 ANSWER = Answer("ab" * 28, "m", 2, 1_795_000_000_000, 1_795_000_060_000)
 REQUEST = (b"/predict/m", b"", b"application/json", b'{"input": [1]}')
@@ -143,14 +143,14 @@ def test_the_first_answer_is_told_again() -> None:
     kept = idempotency(b"k", "acme", REQUEST, ANSWER)
     again = idempotency(b"k", "acme", REQUEST, Answer("cd" * 28, "m", 2, 1, 2))
 
-    assert replay(again, kept.kept) == Replay(ANSWER.task_id, ANSWER)
+    assert repeat_of(again, kept.kept) == Repeat(ANSWER.task_id, ANSWER)
 
 
 def test_an_answer_from_the_cache_is_told_again_by_its_job() -> None:
     """The store keeps the fingerprint and the id of the job that has the answer (submit.lua)."""
     ours = idempotency(b"k", "acme", REQUEST, ANSWER)
 
-    assert replay(ours, ours.kept[:FINGERPRINT_BYTES] + b"0" * 56) == Replay("0" * 56, None)
+    assert repeat_of(ours, ours.kept[:FINGERPRINT_BYTES] + b"0" * 56) == Repeat("0" * 56, None)
 
 
 def test_a_key_of_another_request_is_refused() -> None:
@@ -158,6 +158,6 @@ def test_a_key_of_another_request_is_refused() -> None:
     other = idempotency(b"k", "acme", (*REQUEST[:3], b'{"input": [2]}'), ANSWER)
 
     with pytest.raises(KeyReusedError) as refused:
-        replay(other, kept.kept)
+        repeat_of(other, kept.kept)
 
     assert (refused.value.status, refused.value.code) == (422, "idempotency-key-reused")
