@@ -1,13 +1,15 @@
 -- Commits a stage, fenced by the epoch of the lease. ARGV: number, epoch, stage, next stage or '', reference
--- to the intermediates, stages so far, microseconds that each job cost, the jobs that go on (ids, blank between), how the
--- estimates of completed jobs held ("size:logarithm:0 or 1" of each, blank between; jobs.estimates.verdict), then for each job that leaves here: id, event ('complete', 'fail' or 'retry'), document, error code, delay in ms.
+-- to the intermediates, stages so far, microseconds that each job cost, the jobs that go on (ids, blank between),
+-- how the estimates of completed jobs held ("size:logarithm:0 or 1" of each, blank between; jobs.estimates.verdict),
+-- then for each job that leaves here: id, event ('complete', 'fail' or 'retry'), document, error code, delay in ms.
 -- Replies {1 or 0 when the lease was lost, micro-batches to publish, ended, 1 when the micro-batch goes on}.
 even_if_full()
 
--- How fast a line moves, in the hash 'pace:{line}': jobs 'n' that ended in 't' slot-milliseconds in which more waited, both
--- fading; 'service', ms from the window to the end; 'fill', jobs a micro-batch. 'f50:{size}' and 'f90:{size}' are logarithms of
--- the factors that make an estimate of that size (jobs/estimates.py) the median, and the median the 90th percentile: each moves
--- up when more jobs than that took longer, else down (stochastic approximation; Robbins and Monro, 1951).
+-- How fast a line moves, in the hash 'pace:{line}': jobs 'n' that ended in 't' slot-milliseconds in which more
+-- waited, both fading; 'service', ms from the window to the end; 'fill', jobs a micro-batch. 'f50:{size}' and
+-- 'f90:{size}' are logarithms of the factors that make an estimate of that size (jobs/estimates.py) the median, and
+-- the median the 90th percentile: each moves up when more jobs than that took longer, else down (stochastic
+-- approximation; Robbins and Monro, 1951).
 local FADE_MS, GAP_MAX_MS, GAIN, SPREAD_GAIN, SPREAD = 10000, 5000, 0.2, 0.05, math.log(2)
 
 local function step(value, gain, share, wanted) return string.format('%.6f', value + gain * (share - wanted)) end

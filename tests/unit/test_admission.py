@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 import redis.asyncio
 
-from api.admission import HOLD_S_MAX, JITTER, MARGIN, OPEN_HOLD_S, RETRY_S_MAX, Admission, Quota
+from api.access import Access
+from api.admission import EVERYBODY, HOLD_S_MAX, JITTER, MARGIN, OPEN_HOLD_S, RETRY_S_MAX, Admission, Quota
 from api.capacity import Capacity
 from api.tenants import Tenants
 from jobs.errors import DeadlineUnreachableError, PenstockError, QueueFullError, QuotaExceededError
@@ -66,7 +67,7 @@ def _refused(
 
 
 def test_a_job_is_let_in_with_the_estimate_of_its_end() -> None:
-    assert _admission(_seen(10)).judge("busy", LINE, 60, always=False) == Estimate(4, 10.0, 20.0)
+    assert _admission(_seen(10)).judge("busy", LINE, 60, always=False) == Estimate(4, 10.0, 10.0, 20.0)
 
 
 def test_a_job_whose_deadline_would_pass_is_refused_until_the_wait_is_short_enough() -> None:
@@ -92,14 +93,14 @@ def test_the_90th_percentile_with_a_margin_must_be_before_the_deadline(ttl_s: fl
 
 
 def test_a_job_that_asks_for_it_is_let_in_whatever_the_wait() -> None:
-    assert _admission(_seen(10)).judge("busy", LINE, 1, always=True) == Estimate(4, 10.0, 20.0)
+    assert _admission(_seen(10)).judge("busy", LINE, 1, always=True) == Estimate(4, 10.0, 10.0, 20.0)
 
 
 def test_a_tenant_with_nothing_in_the_line_is_let_in_where_another_s_backlog_is_too_long() -> None:
     admission = _admission(_seen(1_000))
 
     _refused(admission, "busy", ttl_s=60)
-    assert admission.judge("other", LINE, 60, always=False) == Estimate(0, 0.0, 0.0)
+    assert admission.judge("other", LINE, 60, always=False) == Estimate(0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_what_was_let_in_since_the_last_look_makes_the_wait_longer() -> None:
     for _ in range(5):
         admission.let_in("busy", LINE)
 
-    assert admission.judge("busy", LINE, 60, always=False) == Estimate(4, 15.0, 30.0)
+    assert admission.judge("busy", LINE, 60, always=False) == Estimate(4, 15.0, 15.0, 30.0)
 
 
 # --- Room ---
@@ -164,12 +165,48 @@ def test_a_share_goes_by_weight() -> None:
     assert isinstance(_refused(_admission(seen, queue_jobs_max=100), "busy"), QueueFullError)
 
 
-def test_a_tenant_alone_may_fill_everything() -> None:
-    admission = _admission(_seen(open_jobs=99, open_by_tenant={"busy": 99}), queue_jobs_max=100)
+def test_a_tenant_alone_is_refused_from_four_fifths_on_so_that_another_finds_room() -> None:
+    admission = _admission(_seen(open_jobs=79, open_by_tenant={"busy": 79}), queue_jobs_max=100)
 
-    assert admission.judge("busy", LINE, 60, always=False)
+    assert admission.judge("busy", LINE, 1e9, always=False)
+    admission.let_in("busy", LINE)
+    assert isinstance(_refused(admission, "busy", always=True), QueueFullError)
+    for _ in range(20):
+        assert admission.judge("other", LINE, 1e9, always=False)
+        admission.let_in("other", LINE)
+    assert isinstance(_refused(admission, "other"), QueueFullError)
+
+
+def test_a_tenant_alone_leaves_room_whatever_its_weight() -> None:
+    admission = _admission(
+        _seen(open_jobs=89, open_by_tenant={"busy": 89}), Tenant("busy", weight=9), queue_jobs_max=100
+    )
+
+    assert admission.judge("busy", LINE, 1e9, always=False)
     admission.let_in("busy", LINE)
     assert isinstance(_refused(admission, "busy"), QueueFullError)
+    assert admission.judge("other", LINE, 1e9, always=False)
+
+
+def test_where_nobody_else_can_come_the_tenant_of_all_may_fill_everything() -> None:
+    admission = _admission(_seen(open_jobs=99, open_by_tenant={EVERYBODY: 99}), queue_jobs_max=100)
+
+    assert admission.judge(EVERYBODY, LINE, 1e9, always=False)
+    admission.let_in(EVERYBODY, LINE)
+    assert isinstance(_refused(admission, EVERYBODY), QueueFullError)
+
+
+def test_the_tenant_of_all_is_who_calls_while_there_are_no_keys() -> None:
+    access = Access(cast("redis.asyncio.Redis", None), "t")
+
+    assert access.caller(None, ("127.0.0.1", 8000)).tenant == EVERYBODY
+
+
+def test_beside_another_the_tenant_of_all_gets_a_share_as_any() -> None:
+    admission = _admission(_seen(open_jobs=80, open_by_tenant={EVERYBODY: 79, "other": 1}), queue_jobs_max=100)
+
+    assert isinstance(_refused(admission, EVERYBODY), QueueFullError)
+    assert admission.judge("other", LINE, 1e9, always=False)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.estimates import HOPS_S, SERVICE_S, SIZES_S, START_P90, Estimate, Pace, estimate, pace_of, verdict
+from jobs.estimates import HOPS_S, SERVICE_S, SIZES_S, START_P90, Estimate, Pace, Told, estimate, pace_of, verdict
 
 PLAIN = tuple((1.0, 2.0) for _ in range(len(SIZES_S) + 1))
 COUNTS = st.floats(0, 1e6)
@@ -74,9 +74,12 @@ def test_service_is_told_in_seconds_and_fill_in_jobs() -> None:
 
 
 def test_the_factors_are_logarithms_in_the_store_one_pair_for_each_size() -> None:
-    pace = pace_of({"f50:1": math.log(3), "f90:1": math.log(5) - START_P90, "f90:5": -START_P90}, [], 1, 64, 50_000)
+    fields = {"f50:1": math.log(3), "f90:1": math.log(5), "f50:2": math.log(3), "f90:5": 0.0}
 
-    assert list(pace.factors[1]) == pytest.approx([3, 5])
+    pace = pace_of(fields, [], 1, 64, 50_000)
+
+    assert list(pace.factors[1]) == pytest.approx([3, 15])  # the 90th percentile stands on the median
+    assert list(pace.factors[2]) == pytest.approx([3, 3 * math.exp(START_P90)])
     assert list(pace.factors[5]) == pytest.approx([1, 1])
     assert list(pace.factors[0]) == pytest.approx([1, 2])
 
@@ -85,11 +88,11 @@ def test_the_factors_are_logarithms_in_the_store_one_pair_for_each_size() -> Non
 
 
 def test_a_job_has_ended_when_all_before_it_have_and_its_own_service_is_over() -> None:
-    assert estimate(10, _pace()) == Estimate(3, 1.5, 3.0)
+    assert estimate(10, _pace()) == Estimate(3, 1.5, 1.5, 3.0)
 
 
 def test_a_job_with_none_before_it_takes_the_service() -> None:
-    assert estimate(0, _pace()) == Estimate(2, 0.5, 1.0)
+    assert estimate(0, _pace()) == Estimate(2, 0.5, 0.5, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +103,15 @@ def test_the_size_of_an_estimate_says_which_factors_make_it(raw_s: float, size: 
 
     found = estimate(raw_s, Pace(1.0, 0.0, 1.0, factors))
 
-    assert found == Estimate(size, raw_s * (1 + size), raw_s * (10 + size))
+    assert found == Estimate(size, raw_s, raw_s * (1 + size), raw_s * (10 + size))
 
 
-@given(COUNTS, st.floats(0.01, 100), st.floats(0.01, 100))
-def test_nine_in_ten_never_end_before_half_do(ahead: float, median: float, p90: float) -> None:
-    found = estimate(ahead, _pace(factors=((median, p90),) * len(PLAIN)))
+@given(COUNTS, st.floats(-5, 5), st.floats(0, 5))
+def test_nine_in_ten_never_end_before_half_do(ahead: float, f50: float, f90: float) -> None:
+    """The store keeps no ``f90`` below 0 (tests/contract/test_pace.py)."""
+    kept = {f"f{share}:{size}": f for size in range(len(PLAIN)) for share, f in ((50, f50), (90, f90))}
+
+    found = estimate(ahead, pace_of({"n": 10.0, "t": 1_000.0, **kept}, [], 1, 64, 50_000))
 
     assert found is not None
     assert found.p90_finish_in_s >= found.finish_in_s >= 0
@@ -130,18 +136,40 @@ def test_a_faster_line_ends_a_job_no_later(ahead: float, jobs_per_s: float, time
     assert fast.finish_in_s <= slow.finish_in_s
 
 
+def test_a_head_keeps_an_estimate_in_whole_milliseconds() -> None:
+    assert Estimate(3, 0.9999, 1.2345, 2.0).told() == Told(size=3, raw_ms=999, median_ms=1_234, p90_ms=2_000)
+
+
 # --- How estimates held ---
+
+TOLD = Told(size=2, raw_ms=100, median_ms=300, p90_ms=400)
 
 
 def test_no_jobs_have_no_verdict() -> None:
     assert verdict([]) == ""
 
 
-def test_jobs_are_counted_by_size_and_by_what_they_exceeded() -> None:
-    held = [((2, 100, 200), 50), ((0, 10, 20), 15), ((2, 100, 200), 150), ((2, 100, 200), 250), ((0, 10, 20), 21)]
+def test_each_job_says_by_its_size_what_it_took_by_the_raw_estimate_and_whether_that_was_above_the_p90() -> None:
+    small = Told(size=0, raw_ms=10, median_ms=10, p90_ms=20)
 
-    assert verdict(held) == "0:2:2:1 2:3:2:1"
+    assert verdict([(TOLD, 50), (small, 15), (TOLD, 401)]) == "2:-0.6931:0 0:0.4055:0 2:1.3888:1"
 
 
-def test_a_job_that_takes_exactly_its_estimate_is_not_above_it() -> None:
-    assert verdict([((1, 100, 200), 100), ((1, 100, 200), 200)]) == "1:2:1:0"
+@pytest.mark.parametrize(("took_ms", "held"), [(399, "2:1.3838:0"), (400, "2:1.3863:0"), (401, "2:1.3888:1")])
+def test_a_job_that_takes_exactly_its_90th_percentile_is_not_above_it(took_ms: int, held: str) -> None:
+    assert verdict([(TOLD, took_ms)]) == held
+
+
+def test_the_median_that_a_job_was_told_does_not_matter() -> None:
+    other = Told(TOLD.size, TOLD.raw_ms, 3 * TOLD.median_ms, TOLD.p90_ms)
+
+    assert verdict([(other, 250)]) == verdict([(TOLD, 250)])
+
+
+@pytest.mark.parametrize(
+    ("raw_ms", "took_ms", "held"), [(0, 0, "0:0.0000:0"), (0, 100, "0:4.6052:1"), (100, -5, "0:-4.6052:0")]
+)
+def test_what_took_no_time_or_less_by_another_clock_counts_as_a_millisecond(
+    raw_ms: int, took_ms: int, held: str
+) -> None:
+    assert verdict([(Told(0, raw_ms, raw_ms, raw_ms), took_ms)]) == held

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.estimates import Told
 from jobs.records import (
     MISS,
     SCHEMA,
@@ -144,8 +145,15 @@ def test_a_failure_is_told_again_in_the_same_way() -> None:
     }
 
 
+@pytest.mark.parametrize("told", [None, Told(2, 300, 400, 500)])
+def test_a_head_keeps_what_its_job_was_told(told: Told | None) -> None:
+    head = Head(SCHEMA, "acme", "m", 2, "bulk", 100, 700, 3, "a/b", b"sha", estimate=told)
+
+    assert decode_head(encode_head(head)).estimate == told
+
+
 def test_a_job_that_is_run_again_has_its_time_anew_and_no_part_in_the_cache() -> None:
-    head = Head(SCHEMA, "acme", "m", 2, "bulk", 100, 700, 3, "a/b", b"sha", estimate=(1, 2, 3), cached=True)
+    head = Head(SCHEMA, "acme", "m", 2, "bulk", 100, 700, 3, "a/b", b"sha", estimate=Told(1, 2, 3, 4), cached=True)
 
     again = next_generation(head, 5_000)
 

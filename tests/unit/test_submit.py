@@ -25,7 +25,7 @@ from jobs.errors import (
     PenstockError,
     UnsupportedMediaTypeError,
 )
-from jobs.estimates import Estimate
+from jobs.estimates import Estimate, Told
 from jobs.idempotency import Answer, replay
 from jobs.ids import KeyRing, TaskIds, issued_at_ms
 from jobs.models import (
@@ -264,7 +264,9 @@ def test_a_request_that_is_refused_for_its_input_is_so_whatever_its_key() -> Non
 
 
 def test_the_estimate_of_the_door_travels_in_whole_milliseconds() -> None:
-    assert _job({"input": [1, 2, 3]}, estimate=Estimate(3, 1.2345, 2.9999)).head.estimate == (3, 1_234, 2_999)
+    told = _job({"input": [1, 2, 3]}, estimate=Estimate(3, 1.0009, 1.2345, 2.9999)).head.estimate
+
+    assert told == Told(size=3, raw_ms=1_000, median_ms=1_234, p90_ms=2_999)
     assert _job({"input": [1, 2, 3]}).head.estimate is None
 
 
