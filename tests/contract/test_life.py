@@ -16,7 +16,7 @@ from tests.contract.life.misfortunes import Misfortunes
 from tests.contract.life.play import NAMESPACE, Bench, Play
 from tests.servers import RedisServer
 
-EXAMPLES = 100
+EXAMPLES = 80
 BATCH = 200
 RULES_MAX = 50
 

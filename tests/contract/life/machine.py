@@ -85,13 +85,10 @@ class Life(RuleBasedStateMachine):
         if not known or not known.forgotten:
             self.play.submit([job])
 
-    @rule(model=st.sampled_from(sorted(POOLS)), go_on=st.booleans())
-    def pause(self, model: str, go_on: bool) -> None:  # noqa: FBT001 - Hypothesis passes names
-        self.play.pause(model, go_on=go_on)
-
-    @rule()
-    def look(self) -> None:
-        self.play.look()
+    @precondition(lambda self: self.play.submitted)
+    @rule(model=st.sampled_from(sorted(POOLS)))
+    def pause_or_resume(self, model: str) -> None:
+        self.play.pause(model, go_on=model in self.play.ledger.paused)
 
     @precondition(lambda self: self.play.submitted)
     @rule(which=recent)
@@ -113,6 +110,7 @@ class Life(RuleBasedStateMachine):
     def read(self, which: int, count: int) -> None:
         jobs = self.play.submitted
         self.play.read([pick(jobs, which + i).task_id for i in range(min(count, len(jobs)))])
+        self.play.look()
 
     @precondition(lambda self: self.play.submitted)
     @rule(which=recent)

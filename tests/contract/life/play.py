@@ -43,7 +43,7 @@ FLOW = Flow.of(read_settings())._replace(
 )
 POOLS = {"a": "one", "b": "one", "c": "two"}
 """The pool of each model."""
-TENANTS = {"heavy": Tenant("heavy", weight=4), "small": Tenant("small", rate=1, burst=4, open_max=3)}
+TENANTS = {"heavy": Tenant("heavy", weight=4), "small": Tenant("small", rate=1, burst=2, open_max=3)}
 """Those who have settings."""
 HEAL_ROUNDS = 40
 HEAL_STEP_MS = 5_000
