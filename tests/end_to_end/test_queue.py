@@ -146,6 +146,25 @@ def test_a_job_that_would_be_late_is_refused_at_the_door_unless_it_insists(syste
         assert patient.status_code == 202
 
 
+def test_a_full_queue_still_knows_the_keys_of_those_that_it_let_in(narrow: System) -> None:
+    def keyed(key: str) -> httpx.Response:
+        headers = {"Idempotency-Key": f'"{key}"'}
+        return narrow.client.post("/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers=headers)
+
+    with _paused(narrow):
+        first = keyed("let in")
+        task_ids = [narrow.submit() for _ in range(JOBS_MAX - 1)]
+        wait_until(lambda: keyed("late").status_code == 503, SEEN_S, "the queue is full")
+
+        again = keyed("let in")
+
+        assert (again.status_code, again.content) == (202, first.content)
+        assert again.headers["idempotent-replayed"] == "true"
+        check_problem(keyed("late"), 503, "queue-full")
+    for task_id in (first.json()["task_id"], *task_ids):
+        narrow.ended(task_id)
+
+
 # --- Room ---
 
 

@@ -117,7 +117,7 @@ def test_where_nobody_waits_a_job_is_let_in_however_long_its_model_took_lately()
     slow = LineSeen(0, 0.0, {}, A_JOB_A_SECOND | {"service": 60_000.0}, [])
     admission = _admission(_seen(lines={LINE: slow}))
 
-    assert admission.judge("busy", LINE, 1, always=False) == Estimate(5, 60.0, 120.0)
+    assert admission.judge("busy", LINE, 1, always=False) == Estimate(5, 60.0, 60.0, 120.0)
     admission.let_in("busy", LINE)
     assert isinstance(_refused(admission, ttl_s=1), DeadlineUnreachableError)
 

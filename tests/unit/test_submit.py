@@ -26,7 +26,7 @@ from jobs.errors import (
     UnsupportedMediaTypeError,
 )
 from jobs.estimates import Estimate, Told
-from jobs.idempotency import Answer, replay
+from jobs.idempotency import Answer, repeat_of
 from jobs.ids import KeyRing, TaskIds, issued_at_ms
 from jobs.models import (
     CacheConfig,
@@ -239,7 +239,7 @@ def test_a_key_travels_with_the_answer_that_is_given_now() -> None:
     job = _job({"input": [1, 2, 3]}, idempotency_key='"k"')
 
     assert job.idempotency is not None
-    told = replay(job.idempotency, job.idempotency.kept).answer
+    told = repeat_of(job.idempotency, job.idempotency.kept).answer
     assert told == Answer(job.task_id, "m", 2, NOW_MS, NOW_MS + 60_000)
 
 
