@@ -10,7 +10,8 @@ even_if_full()
 -- 'f90:{size}' are logarithms of the factors that make an estimate of that size (jobs/estimates.py) the median, and
 -- the median the 90th percentile: each moves up when more jobs than that took longer, else down (stochastic
 -- approximation; Robbins and Monro, 1951).
-local FADE_MS, GAP_MAX_MS, GAIN, SPREAD_GAIN, SPREAD = 10000, 5000, 0.2, 0.05, math.log(2)
+local FADE_MS, GAP_MAX_MS, GAIN, SPREAD_GAIN = 10000, 5000, 0.2, 0.05
+local SPREAD, SPREAD_MAX = math.log(2), math.log(4)    -- at the start; at most, since it is judged a whole queue late and would wind up
 
 local function step(value, gain, share, wanted) return string.format('%.6f', value + gain * (share - wanted)) end
 
@@ -28,7 +29,7 @@ local function calibrate(key)
   for size, each in pairs(held) do
     local weight = each.jobs / (each.jobs + 3)
     call('HSET', key, 'f50:' .. size, step(each.f50, GAIN * weight, each.above50 / each.jobs, 0.5),
-      'f90:' .. size, math.max(0, step(each.f90, SPREAD_GAIN * weight, each.above90 / each.jobs, 0.1)))
+      'f90:' .. size, math.min(SPREAD_MAX, math.max(0, step(each.f90, SPREAD_GAIN * weight, each.above90 / each.jobs, 0.1))))
   end
 end
 

@@ -152,11 +152,11 @@ def test_a_full_queue_still_knows_the_keys_of_those_that_it_let_in(narrow: Syste
         return narrow.client.post("/predict/tensor-demo", json={"input": [0.0] * WIDTH}, headers=headers)
 
     with _paused(narrow):
-        first = keyed("let in")
+        first = keyed("early")
         task_ids = [narrow.submit() for _ in range(JOBS_MAX - 1)]
-        wait_until(lambda: keyed("late").status_code == 503, SEEN_S, "the queue is full")
+        check_problem(keyed("late"), 503, "queue-full")
 
-        again = keyed("let in")
+        again = keyed("early")
 
         assert (again.status_code, again.content) == (202, first.content)
         assert again.headers["idempotent-replayed"] == "true"
