@@ -50,9 +50,8 @@ BREAKS = {
     ),
     "a job that is refused spends its tenant's rate": Break(
         "submit",
-        "  if tenant.open_max and tenant.open >= tenant.open_max then",
-        "  if tenant.every then tenant.full_at, tenant.spent = tenant.full_at + tenant.every, true end\n"
-        "  if tenant.open_max and tenant.open >= tenant.open_max then",
+        "return {'open'} end\n",
+        "tenant.full_at = (tenant.full_at or 0) + (tenant.every or 0) return {'open'} end\n",
     ),
     "an idempotency key is not kept": Break("submit", "keep_answer(idempotency, ARGV[place + 10])", ""),
     "an answer is told past its time": Break(
