@@ -93,9 +93,9 @@ class Admission:
             )
         return found
 
-    def let_in(self, tenant: str, line: str) -> None:
-        """A job was stored."""
-        self._capacity.let_in(line, tenant, self._tenants.weight(tenant))
+    def let_in(self, tenant: str, line: str, *, waits: bool = True) -> None:
+        """A job was stored; one that joined another does not wait in its line."""
+        self._capacity.let_in(line, tenant, self._tenants.weight(tenant), waits=waits)
 
     def refusal(self, tenant: str, note: Note) -> PenstockError:
         """What a job over its tenant's quota is told; the next ones are told the same without asking for a moment."""

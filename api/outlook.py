@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import msgspec
 
-from api.capacity import Capacity
+from api.capacity import Capacity, WaitingReason
 from jobs.commands import IN_RETRY, View
 from jobs.records import Lane
 
 RETRY_AFTER_S = 0.05
 """When to ask again at the earliest, for the impatient."""
 RETRY_AFTER_S_MAX = 300.0
-
-WaitingReason = Literal["ahead-in-queue", "no-worker", "worker-starting", "retry-backoff", "paused", "bulk-window"]
 
 
 class Queue(msgspec.Struct, frozen=True):
@@ -61,17 +58,23 @@ def outlook(view: View, capacity: Capacity) -> Outlook:
         round(retry_s, 3),
         Queue(ahead + 1, ahead, view.head.lane),
         EstimateView(round(found.finish_in_s, 3), round(found.p90_finish_in_s, 3)) if found else None,
-        _reason(view, capacity),
+        "retry-backoff" if view.place == IN_RETRY else _reason(view.line, capacity),
     )
 
 
-def _reason(view: View, capacity: Capacity) -> WaitingReason:
-    pool, lane, _ = view.line.split("/", 2)
-    if view.place == IN_RETRY:
-        return "retry-backoff"
-    if capacity.is_paused(view.line):
+def _reason(line: str, capacity: Capacity) -> WaitingReason:
+    """Why the jobs of a line wait; between two looks that does not change."""
+    known = capacity.reasons.get(line)
+    if known is None:
+        known = capacity.reasons[line] = _find_reason(line, capacity)
+    return known
+
+
+def _find_reason(line: str, capacity: Capacity) -> WaitingReason:
+    pool, lane, _ = line.split("/", 2)
+    if capacity.is_paused(line):
         return "paused"
-    if not capacity.slots(view.line):
+    if not capacity.slots(line):
         return "worker-starting" if capacity.seen.starting else "no-worker"
     if lane == "bulk" and capacity.interactive_waits(pool):
         return "bulk-window"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from api.outlook import PROCESSING, EstimateView, Outlook, Queue, WaitingReason
+from api.capacity import WaitingReason
+from api.outlook import PROCESSING, EstimateView, Outlook, Queue
 from jobs.commands import View
 from jobs.errors import (
     CancelledError,

@@ -46,6 +46,9 @@ class Writer:
             faults.reach("gateway.published")
         self._admission.learn(submitted.left)
         self._metrics.gathered.observe(len(jobs))
+        if not submitted.notes:
+            self._count(jobs, "miss")
+            return [None] * len(jobs)
         notes = [submitted.notes.get(place) for place in range(len(jobs))]
         self._count([job for job, note in zip(jobs, notes, strict=True) if note is None], "miss")
         self._count(
@@ -55,7 +58,7 @@ class Writer:
 
     def _count(self, stored: list[Job], how: str) -> None:
         for job in stored:
-            self._admission.let_in(job.head.tenant, job.line)
+            self._admission.let_in(job.head.tenant, job.line, waits=how == "miss")
         for version, count in Counter((job.head.model, job.head.version) for job in stored).items():
             self._metrics.submitted.labels(*version).inc(count)
         self._metrics.cache_requests.labels(how).inc(sum(job.cache is not None for job in stored))

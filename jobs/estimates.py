@@ -21,6 +21,8 @@ HOPS_S = 0.01
 """What a micro-batch costs beside its jobs: three hops on the broker, measured."""
 SERVICE_S = 0.02
 """From the window to the end on an idle system, until it has been measured."""
+MEASURED_JOBS = 5
+"""A rate that was measured on fewer jobs than these is not taken for one."""
 START_P90 = math.log(2.0)
 
 
@@ -60,7 +62,7 @@ def pace_of(fields: Mapping[str, float], costs_us: Sequence[float], slots: int, 
     """From what the store keeps of a line, the costs of its stages, and the slots that serve it now."""
     busy = fields.get("t", 0.0)
     rate: float | None = None
-    if slots and busy > 0:
+    if slots and busy > 0 and fields.get("n", 0.0) >= MEASURED_JOBS:
         rate = fields.get("n", 0.0) / busy * slots * 1000
     elif slots and costs_us:
         jobs = max(1.0, min(jobs_max, slice_us / max(1.0, *costs_us)))
@@ -73,11 +75,14 @@ def pace_of(fields: Mapping[str, float], costs_us: Sequence[float], slots: int, 
     return Pace(rate, fields.get("service", SERVICE_S * 1000) / 1000, fields.get("fill", 0.0), factors)
 
 
-def estimate(ahead: float, pace: Pace) -> Estimate | None:
-    """When a job with so many others before it will have ended; None while nobody works on its line."""
+def estimate(ahead: float, pace: Pace, others_s: float = 0.0) -> Estimate | None:
+    """When a job with so many others before it will have ended; None while nobody works on its line.
+
+    ``others_s``: how long the lines that go before its own will keep the workers.
+    """
     if not pace.jobs_per_s:
         return None
-    raw_s = ahead / pace.jobs_per_s + pace.service_s
+    raw_s = others_s + ahead / pace.jobs_per_s + pace.service_s
     size = bisect.bisect_right(SIZES_S, raw_s)
     median, p90 = pace.factors[size]
     return Estimate(size, raw_s, raw_s * median, raw_s * p90)

@@ -77,12 +77,24 @@ def _tenant(tenant: Tenant) -> tuple[Any, ...]:
 
 def _job(job: Job, tenant: int) -> tuple[Any, ...]:
     head, idempotency, cache = job.head, job.idempotency, job.cache
+    stride = 1 if job.weight == 1 else 1 / job.weight
+    name, kept = (idempotency.name, idempotency.kept) if idempotency else ("", "")
+    key, fresh_ms, refresh = (cache.key, cache.fresh_ms, int(cache.refresh)) if cache else ("", "", "")
     return (
-        *(job.task_id, job.line, encode_head(head), job.data),
-        *(head.deadline_at_ms, head.attempts_max, head.traceparent),
-        *(tenant, 1 if job.weight == 1 else 1 / job.weight),
-        *((idempotency.name, idempotency.kept) if idempotency else ("", "")),
-        *((cache.key, cache.fresh_ms, int(cache.refresh)) if cache else ("", "", "")),
+        job.task_id,
+        job.line,
+        encode_head(head),
+        job.data,
+        head.deadline_at_ms,
+        head.attempts_max,
+        head.traceparent,
+        tenant,
+        stride,
+        name,
+        kept,
+        key,
+        fresh_ms,
+        refresh,
     )
 
 

@@ -11,7 +11,7 @@ even_if_full()
 -- the median the 90th percentile: each moves up when more jobs than that took longer, else down (stochastic
 -- approximation; Robbins and Monro, 1951).
 local FADE_MS, GAP_MAX_MS, GAIN, SPREAD_GAIN = 10000, 5000, 0.2, 0.05
-local SPREAD, SPREAD_MAX = math.log(2), math.log(4)    -- at the start; at most, since it is judged a whole queue late and would wind up
+local SPREAD, SPREAD_MAX = math.log(2), math.log(8)    -- at the start; at most, since it is judged a whole queue late and would wind up
 
 local function step(value, gain, share, wanted) return string.format('%.6f', value + gain * (share - wanted)) end
 

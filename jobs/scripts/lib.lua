@@ -70,6 +70,7 @@ local function turns_of(line)
   local known = turns[line]
   if not known then
     known = {now = tonumber(call('HGET', P .. 'turns:' .. line, '.now')), next = {}}
+    known.waits = known.now ~= nil    -- jobs, so it is lined up
     if not known.now then
       local first = call('ZRANGEBYSCORE', P .. 'line:' .. line, 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
       known.now = tonumber(first[2] or 0)

@@ -106,10 +106,12 @@ local made, filled = {}, {}
 for line, entries in pairs(lines) do
   local version = string.match(line, '^[^/]+/[^/]+/(.+)$')
   call('ZADD', P .. 'line:' .. line, unpack(entries))
-  line_up(line)
+  if not turns[line].waits then
+    line_up(line)
+    call('SADD', P .. 'pools', pool_of(line))
+  end
   keep_turns(line)
   if strides[line] == '1' then call('HDEL', P .. 'strides', version) else call('HSET', P .. 'strides', version, strides[line]) end
-  call('SADD', P .. 'pools', pool_of(line))
 end
 for line in pairs(lines) do    -- only now: filling takes from any line of the pool, and moves its turns
   local pool = pool_of(line)

@@ -123,14 +123,15 @@ local function fill(pool, made)
   local window, light_window = math.max(WINDOW_MIN, slots), math.max(1, workers)
   local live, bulk = call('ZCARD', P .. 'live:' .. pool), call('SCARD', P .. 'bulk-live:' .. pool)
   local since = P .. 'since-bulk'    -- interactive micro-batches made while bulk waited
+  local bulk_waits = call('EXISTS', P .. 'lines:' .. pool .. ':bulk') == 1
   while true do
-    local owed = bulk == 0 and tonumber(call('HGET', since, pool) or 0) >= BULK_EVERY - 1
+    local owed = bulk_waits and bulk == 0 and tonumber(call('HGET', since, pool) or 0) >= BULK_EVERY - 1
     local next = live - bulk < window and next_suspect(pool)
       or not owed and live - bulk < window and next_of_lane(pool, 'interactive', live - bulk < light_window)
     if next then
       if lane_of(next[4]) == 'bulk' then bulk = bulk + 1    -- a suspect
-      elseif call('EXISTS', P .. 'lines:' .. pool .. ':bulk') == 1 then call('HINCRBY', since, pool, 1) end
-    elseif owed or live < window then
+      elseif bulk_waits then call('HINCRBY', since, pool, 1) end
+    elseif bulk_waits and (owed or live < window) then
       next = next_of_lane(pool, 'bulk', owed or live < light_window)
       if next or owed then call('HDEL', since, pool) end
       if next then bulk = bulk + 1 end

@@ -21,7 +21,7 @@ from jobs.tenants import Tenant
 
 LINE = "default/interactive/m/1"
 ONE_SLOT = {"default": PoolSeen(workers=1, slots=1, live=1, bulk=0)}
-A_JOB_A_SECOND = {"n": 1.0, "t": 1_000.0, "service": 0.0}
+A_JOB_A_SECOND = {"n": 10.0, "t": 10_000.0, "service": 0.0}
 
 
 class Clock:

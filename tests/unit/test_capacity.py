@@ -69,7 +69,7 @@ class Turns:
 
 
 def _line(turns: Turns) -> Line:
-    return Line(turns.seen(), PACE)
+    return Line("default/interactive/m/1", turns.seen(), PACE, paused=False)
 
 
 def _capacity(seen: Seen | None = None) -> Capacity:
@@ -150,7 +150,7 @@ def test_what_is_let_in_between_looks_counts_as_the_next_look_will_see_it(
 
 def test_a_look_is_not_changed_by_what_is_let_in_after_it() -> None:
     seen = LineSeen(1, 0.0, {"a": 1.0}, {}, [])
-    Line(seen, PACE).let_in("a", 1.0)
+    Line("default/interactive/m/1", seen, PACE, paused=False).let_in("a", 1.0)
 
     assert (seen.waiting, seen.turns) == (1, {"a": 1.0})
 
@@ -170,8 +170,8 @@ def test_before_the_first_look_nothing_is_known() -> None:
 def test_a_job_that_is_let_in_counts_until_the_next_look() -> None:
     capacity = _capacity(_seen(open_jobs=6, open_by_tenant={"a": 6}))
 
-    capacity.let_in(LINE, "a", 1.0)
-    capacity.let_in("default/interactive/new/1", "b", 1.0)
+    capacity.let_in(LINE, "a", 1.0, waits=True)
+    capacity.let_in("default/interactive/new/1", "b", 1.0, waits=True)
     assert capacity.open_jobs == 8
     assert capacity.open_by_tenant == {"a": 7, "b": 1}
     assert capacity.lines[LINE].waiting == 5
@@ -209,7 +209,7 @@ def test_interactive_jobs_of_another_pool_do_not_hold_back_bulk() -> None:
 
 
 def test_a_lane_has_drained_when_its_slowest_line_has() -> None:
-    slow = LineSeen(4, 0.0, {}, {"n": 1.0, "t": 2_000.0}, [])
+    slow = LineSeen(4, 0.0, {}, {"n": 10.0, "t": 20_000.0}, [])
     capacity = _capacity(_seen(lines={LINE: LineSeen(4, 0.0, {}, MEASURED, []), "default/interactive/s/1": slow}))
 
     assert capacity.to_drain_s("interactive") == pytest.approx(2.0)

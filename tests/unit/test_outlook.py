@@ -15,7 +15,7 @@ from jobs.settings import read_settings
 from jobs.store import AsyncJobStore, Flow
 
 SERVED = {"default": PoolSeen(workers=1, slots=1, live=1, bulk=0)}
-PACED = {"n": 1.0, "t": 1_000.0, "service": 0.0}
+PACED = {"n": 10.0, "t": 10_000.0, "service": 0.0}
 """A job a second, at one slot."""
 
 
