@@ -34,7 +34,7 @@ NEAR_FULL = 0.8
 """From here on a tenant gets no more than its share of the open jobs."""
 EVERYBODY = "default"
 """The tenant of all while there are no keys (api/access.py): nobody else can come."""
-MARGIN = 1.2
+MARGIN = 1.5
 """A job is let in if its 90th percentile, times this, is before its deadline: nine in ten are not enough."""
 STORE_SHARE = 0.9
 RETRY_S_MAX = 300.0
