@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from hashlib import sha256
 
 import msgspec
 import redis.asyncio
@@ -25,6 +26,14 @@ class Offer(msgspec.Struct, frozen=True):
 
     record: ModelRecord
     kind: Kind
+    fingerprint: bytes
+    """SHA-256 over what decides its answers: the graph's digest and the configuration."""
+
+
+def offer_of(record: ModelRecord) -> Offer:
+    """The offer of a version whose signature is known; SetupError where its configuration contradicts that."""
+    decisive = (record.digest, record.config.preprocess, record.config.inference, record.config.postprocess)
+    return Offer(record, kind(record), sha256(msgspec.json.encode(decisive)).digest())
 
 
 class Catalog:
@@ -104,7 +113,7 @@ class Catalog:
     def _offer(self, record: ModelRecord) -> Offer:
         """The offer that is known already, if the record has not changed."""
         known = self._offers.get((record.name, record.version))
-        return known if known and known.record == record else Offer(record, kind(record))
+        return known if known and known.record == record else offer_of(record)
 
     def _choose(self) -> None:
         """The active version of each model: the pointer's where that is ready, else the highest that is."""

@@ -17,7 +17,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.http import new_request_id
 from api.problems import refusal
-from jobs.errors import HeadTooLargeError, MalformedError, PenstockError, RequestTimeoutError
+from jobs.errors import (
+    HeadTooLargeError,
+    MalformedError,
+    PenstockError,
+    RequestTimeoutError,
+    TooManyConnectionsError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +37,13 @@ LAST_WORD_S = 0.5
 
 
 class Connection(HttpToolsProtocol):
-    """One connection; ``head_timeout_s`` bounds how long nobody may be served on it while bytes still come."""
+    """One connection, of at most ``connections_max`` at once.
+
+    ``head_timeout_s`` bounds how long nobody may be served on it while bytes still come.
+    """
 
     head_timeout_s = 10.0
+    connections_max = 4096
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,6 +57,10 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        if len(self.connections) > self.connections_max:
+            text = f"This gateway serves {self.connections_max} connections at once, and it does."
+            self._refuse(TooManyConnectionsError(text, retry_after_s=1.0))
+            return
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -140,9 +154,10 @@ class Connection(HttpToolsProtocol):
         log.info("connection refused", extra={"code": error.code, "request_id": request_id})
 
 
-def connection(head_timeout_s: float) -> type[asyncio.Protocol]:
-    """The class of connections that give a head so long."""
-    return type("Connection", (Connection,), {"head_timeout_s": head_timeout_s})
+def connection(head_timeout_s: float, connections_max: int) -> type[asyncio.Protocol]:
+    """The class of connections that give a head so long, and of which there are at most so many."""
+    bounds = {"head_timeout_s": head_timeout_s, "connections_max": connections_max}
+    return type("Connection", (Connection,), bounds)
 
 
 def _too_large() -> PenstockError:

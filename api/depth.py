@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from api.gateway import Gateway
+from jobs.ids import issued_at_ms
 from jobs.records import LANES
+from jobs.store import CACHE_ENTRY_BYTES
 
 
 async def measure_depth(gateway: Gateway) -> None:
@@ -15,7 +18,10 @@ async def measure_depth(gateway: Gateway) -> None:
     metrics = gateway.metrics
     metrics.depth.clear()
     metrics.oldest.clear()
+    metrics.to_drain.clear()
     metrics.dead_letters.set(0)
+    metrics.cache_bytes.labels("gateway").set(gateway.results.bytes)
+    metrics.cache_evictions.labels("gateway").set(gateway.results.evicted)
     if not gateway.sweeper.turn:
         return
     try:
@@ -25,6 +31,12 @@ async def measure_depth(gateway: Gateway) -> None:
 
 
 async def _measure(gateway: Gateway) -> None:
+    seen = gateway.capacity.seen
+    gateway.metrics.cache_bytes.labels("store").set(seen.cached * CACHE_ENTRY_BYTES)
+    gateway.metrics.cache_evictions.labels("store").set(seen.evicted)
+    for lane in LANES:
+        to_drain_s = gateway.capacity.to_drain_s(lane)
+        gateway.metrics.to_drain.labels(lane).set(math.inf if to_drain_s is None else to_drain_s)
     client: Any = gateway.client  # redis-py's types do not say that answers are bytes
     prefix, metrics = gateway.store.prefix, gateway.metrics
     metrics.dead_letters.set(await client.zcard(f"{prefix}dead-letters"))
@@ -34,6 +46,6 @@ async def _measure(gateway: Gateway) -> None:
             lines = await client.zrange(f"{prefix}lines:{pool}:{lane}", 0, -1)
             keys = [f"{prefix}line:{line.decode()}" for line in lines]
             metrics.depth.labels(pool, lane, "waiting").set(sum([await client.zcard(key) for key in keys]))
-            first = [entry for key in keys for entry in await client.zrange(key, 0, 0, withscores=True)]
-            ages_s = [(gateway.clock.now_ms() - score) / 1000 for _, score in first if score > 0]
+            first = [each.decode() for key in keys for each in await client.zrange(key, 0, 0)]
+            ages_s = [(gateway.clock.now_ms() - issued_at_ms(each)) / 1000 for each in first]
             metrics.oldest.labels(pool, lane).set(max(0.0, *ages_s, 0.0))

@@ -11,6 +11,9 @@ from jobs.errors import StoreUnavailableError
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+GATHER_MOST = 256
+"""Submits or polls in one round trip to the store: bounds how long the store is held by one script."""
+
 
 class Gather(Generic[Item, Answer]):
     """Gathers items for ``flush``, which answers each of them, in order; at most ``most`` a call."""

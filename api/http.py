@@ -35,6 +35,8 @@ _WANTED = frozenset(
         b"prefer",
         b"traceparent",
         b"x-request-id",
+        b"idempotency-key",
+        b"cache-control",
     )
 )
 
@@ -79,6 +81,16 @@ class Request:
         given: bytes = self._found.get(b"traceparent", b"")
         return given.decode() if given and _TRACEPARENT.fullmatch(given) else ""
 
+    @property
+    def idempotency_key(self) -> bytes | None:
+        """The Idempotency-Key header, as it was sent; one that came twice is both, and so no key."""
+        return self._joined(b"idempotency-key") if b"idempotency-key" in self._found else None
+
+    @property
+    def cache_control(self) -> bytes:
+        """The Cache-Control header in lower case."""
+        return self._joined(b"cache-control").lower() if b"cache-control" in self._found else b""
+
     def wait_s(self, most: float) -> float:
         """Seconds of ``Prefer: wait=N``, at most ``most``; 0 where none is asked for."""
         prefer = self._found.get(b"prefer")
@@ -100,6 +112,10 @@ class Request:
         if declared.isdigit() and int(declared[:20]) > bytes_max:
             raise _too_large(bytes_max)
         return await _receive_all(receive, bytes_max)
+
+    def _joined(self, wanted: bytes) -> bytes:
+        """A header that may come in several lines, which stand for one (RFC 9110, 5.2)."""
+        return b", ".join(value for name, value in self._scope["headers"] if name == wanted)
 
     def _request_id(self) -> str:
         given: bytes | None = self._found.get(b"x-request-id")

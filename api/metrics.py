@@ -39,5 +39,26 @@ class Metrics:
             "penstock_queue_oldest_age_seconds", "Age of the oldest waiting job", ("pool", "lane"), registry=r
         )
         self.dead_letters = Gauge("penstock_dead_letters", "Failed jobs whose inputs are kept", registry=r)
+        self.to_drain = Gauge(
+            "penstock_seconds_to_drain",
+            "Until what waits in a lane would be done, at the rate of now",
+            ("lane",),
+            registry=r,
+        )
+        self.cache_requests = Counter(
+            "penstock_cache_requests",
+            "Submits that the result cache had a part in: hit, joined, miss",
+            ("result",),
+            registry=r,
+        )
+        self.cache_bytes = Gauge(
+            "penstock_cache_bytes",
+            "Cached results in this gateway, and the index of all in the store",
+            ("where",),
+            registry=r,
+        )
+        self.cache_evictions = Gauge(
+            "penstock_cache_evictions", "Cached results that went for want of room", ("where",), registry=r
+        )
         self.waiters = Gauge("penstock_waiters", "Requests that wait for a result", registry=r)
         self.records_missing = Counter("penstock_records_missing", "Young authentic ids without a record", registry=r)

@@ -9,10 +9,11 @@ import msgspec
 from fastapi import FastAPI
 
 from api import views
+from api.capacityview import CapacityView
 from api.deadletters import Dropped, LettersView, LetterView, Replay, Replayed
 from api.problems import Problem
-from api.results import Pending
-from api.submit import ATTEMPTS_MAX, Accepted, Options, Submit, SubmitTo
+from api.results import Accepted, Pending
+from api.submit import ATTEMPTS_MAX, Options, Submit, SubmitTo
 from jobs.records import Document
 
 VERSION = version("penstock")
@@ -20,6 +21,7 @@ _RAW = ("application/octet-stream", "image/png", "image/jpeg", "image/webp", "im
 _COLD: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("/models", "get"): views.ModelsView,
     ("/models/{model}", "get"): views.ModelView,
+    ("/capacity", "get"): CapacityView,
     ("/livez", "get"): views.LiveView,
     ("/readyz", "get"): views.ReadyView,
     ("/problems/{code}", "get"): views.ProblemView,
@@ -62,13 +64,13 @@ def _hot_paths() -> dict[str, Any]:
     task = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     return {
         "/predict/{model}": {
-            "post": _operation("submit", "Submit an input to a model", [model, *_queries(), _PREFER], named)
+            "post": _operation("submit", "Submit an input to a model", [model, *_queries(), *_SUBMIT_HEADERS], named)
         },
         "/predict": {
             "post": _operation(
                 "submit_to",
                 "Submit an input; the body names the model",
-                [_PREFER],
+                list(_SUBMIT_HEADERS),
                 {"application/json": {"schema": _ref("SubmitTo")}},
             )
         },
@@ -82,6 +84,38 @@ _PREFER = {
     "description": "wait=N: answer when the job ends, or after N seconds (at most 60)",
     "schema": {"type": "string"},
     "example": "wait=5",
+}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "1 to 255 visible ASCII characters, best in quotation marks: the same request with the same key "
+    "is one job, and gets the first answer again",
+    "schema": {"type": "string"},
+    "example": '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
+}
+_CACHE_CONTROL = {
+    "name": "Cache-Control",
+    "in": "header",
+    "description": "no-cache: compute the result anew, as `cache` = `refresh`; no-store: as `cache` = `off`",
+    "schema": {"type": "string"},
+    "example": "no-cache",
+}
+_SUBMIT_HEADERS = (_PREFER, _IDEMPOTENCY_KEY, _CACHE_CONTROL)
+_SUBMIT_ANSWER_HEADERS = {
+    "Idempotent-Replayed": {
+        "description": "true: this is the first answer to this Idempotency-Key again",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {"description": "what is left of the tenant's rate", "schema": {"type": "string"}},
+    "RateLimit-Policy": {"description": "the tenant's rate", "schema": {"type": "string"}},
+}
+_SUBMIT_REFUSALS = {
+    408: "The body took too long",
+    413: "Too large",
+    415: "Media type",
+    422: "Not valid; or the Idempotency-Key is not one, or came with another request before",
+    429: "Your quota",
+    503: "Our capacity: the queue is full, the deadline cannot be met, or store, broker or model are away",
 }
 
 
@@ -108,8 +142,7 @@ def _operation(
         operation["responses"]["202"]["content"]["application/json"]["schema"] = {
             "anyOf": [_ref("Accepted"), _ref("Pending")]
         }
-        for status, text in ((408, "The body took too long"), (413, "Too large"), (415, "Media type")):
-            operation["responses"][str(status)] = _problem(text)
+        operation["responses"]["202"]["headers"] |= _SUBMIT_ANSWER_HEADERS
     return operation
 
 
@@ -173,6 +206,9 @@ def _answers(document: dict[str, Any]) -> None:
     for (path, method), form in _COLD.items():
         responses = paths[path][method]["responses"]
         responses["200"] = _response(responses["200"]["description"], form.__name__)
+    for path in ("/predict", "/predict/{model}"):
+        for status, text in _SUBMIT_REFUSALS.items():
+            paths[path]["post"]["responses"][str(status)] = _problem(text)
     for verb in ("cancel", "retry"):
         responses = paths[f"/result/{{task_id}}/{verb}"]["post"]["responses"]
         responses["202"] = _response("Under way", "Pending", headers=True)

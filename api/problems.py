@@ -53,6 +53,7 @@ def refusal(error: PenstockError, instance: str = "", request_id: str = "") -> R
     headers: list[tuple[bytes, bytes]] = [(b"content-type", MEDIA_TYPE)]
     if error.status == 503 or error.retry_after_s is not None:  # noqa: PLR2004 - Service Unavailable
         headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s or 1.0))).encode()))
+    headers += error.fields
     if error.status == 401:  # noqa: PLR2004 - Unauthorized
         headers.append((b"www-authenticate", b'Bearer realm="penstock"'))
     return Refusal(error.status, headers, body)

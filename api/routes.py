@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from api import http, openapi, problems, views
 from api.admin import add_dead_letters
+from api.capacityview import capacity_view
 from api.cold import answer_json, caller_of
 from api.depth import measure_depth
 from api.gateway import Gateway
@@ -50,6 +51,7 @@ def cold_routes(gateway: Gateway) -> FastAPI:
     _handle_errors(app, gateway)
     _add_jobs(app, gateway)
     _add_models(app, gateway)
+    _add_capacity(app, gateway)
     add_dead_letters(app, gateway)
     _add_health(app, gateway)
     openapi.describe(app)
@@ -66,6 +68,13 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
     async def one_model(model: str, request: Request) -> Response:
         caller_of(gateway, request)
         return answer_json(views.model_view(gateway.catalog, model))
+
+
+def _add_capacity(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/capacity", tags=["models"], summary="What the system can do now, and what waits for it")
+    async def capacity(request: Request) -> Response:
+        caller_of(gateway, request)
+        return answer_json(capacity_view(gateway.capacity, gateway.settings.queue_jobs_max))
 
 
 def _add_jobs(app: FastAPI, gateway: Gateway) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -19,13 +19,18 @@ from jobs.errors import (
     ModelNotFoundError,
     UnsupportedMediaTypeError,
 )
+from jobs.estimates import Estimate
+from jobs.idempotency import Answer, idempotency, read_key
 from jobs.ids import TaskIds
 from jobs.payload import Payload
-from jobs.records import SCHEMA, Head, Job, Lane
+from jobs.records import SCHEMA, CacheTerms, Head, Idempotency, Job, Lane, line_of
 
 JSON = "application/json"
 ATTEMPTS_MAX = "retry.attempts_max"
 """The one option that lies deeper, as a query parameter."""
+
+
+CacheOption = Literal["use", "refresh", "off"]
 
 
 class RetryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +45,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
     ttl_s: float | None = None
     lane: Lane = "interactive"
+    cache: CacheOption = "use"
+    admit: Literal["deadline", "always"] = "deadline"
     retry: RetryOptions = RetryOptions()
 
 
@@ -55,16 +62,17 @@ class SubmitTo(Submit, frozen=True, forbid_unknown_fields=True):
     model: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Accepted(msgspec.Struct, frozen=True):
-    """The answer to a submit: the job is stored, and will end."""
+class Order(msgspec.Struct, frozen=True):
+    """What a request asks for, with its input not yet looked at: a cheap refusal needs no more."""
 
-    task_id: str
-    status: str
-    model: str
-    version: int
-    queued_at: str
-    deadline_at: str
-    links: dict[str, str]
+    options: Options
+    offer: Offer
+    line: str
+    ttl_s: float
+    cached: bool
+    """Whether the result cache has a part in it."""
+    media_type: str
+    input: msgspec.Raw | bytes
 
 
 _decode_submit = msgspec.json.Decoder(Submit).decode
@@ -77,33 +85,36 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 class Desk:
     """Makes jobs of requests; knows the models and the ids, and nothing of the store."""
 
-    def __init__(self, catalog: Catalog, ids: TaskIds, clock: StoreClock) -> None:
+    def __init__(self, catalog: Catalog, ids: TaskIds, clock: StoreClock, *, caches: bool = True) -> None:
+        self._caches = caches
         self._catalog = catalog
         self._ids = ids
         self._clock = clock
 
-    def job(self, request: Request, caller: Caller, model: str | None, body: bytes) -> Job:
-        """The job that a request asks for; ``model`` is None where the body names it.
+    def order(self, request: Request, model: str | None, body: bytes) -> Order:
+        """What a request asks for; ``model`` is None where the body names it.
 
-        MalformedError, InvalidInputError, ModelNotFoundError, ModelLoadingError, PayloadTooLargeError,
-        UnsupportedMediaTypeError.
+        MalformedError, InvalidInputError, ModelNotFoundError, ModelLoadingError, UnsupportedMediaTypeError.
         """
         if request.media_type == JSON:
             submit = _decode(body, named=model is not None)
             offer = self._catalog.offer(_model_of(submit) if model is None else model, submit.version)
-            payload = offer.kind.from_json(_input_of(submit))
-            return self._job(request, caller, offer, submit, payload)
+            return self._order(request, submit, offer, _input_of(submit))
         if model is None:
             raise UnsupportedMediaTypeError(f"POST /predict takes {JSON}; send raw input to /predict/{{model}}.")
         options = _from_query(request.query)
-        offer = self._catalog.offer(model, options.version)
-        payload = offer.kind.from_bytes(request.media_type, body)
-        return self._job(request, caller, offer, options, payload)
+        return self._order(request, options, self._catalog.offer(model, options.version), body)
 
-    def _job(self, request: Request, caller: Caller, offer: Offer, options: Options, payload: Payload) -> Job:
-        record = offer.record
+    def job(
+        self, order: Order, request: Request, caller: Caller, body: bytes, estimate: Estimate | None = None
+    ) -> Job:
+        """The job of an order.
+
+        InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError, IdempotencyKeyError.
+        """
+        record, payload, options = order.offer.record, _payload(order), order.options
         config = record.config
-        now_ms, ttl_ms = self._clock.now_ms(), _ttl_ms(options, offer)
+        now_ms, ttl_ms = self._clock.now_ms(), max(1, int(order.ttl_s * 1000))
         head = Head(
             schema=SCHEMA,
             tenant=caller.tenant,
@@ -117,9 +128,51 @@ class Desk:
             input_sha256=sha256(payload.data).digest(),
             request_id=request.request_id,
             traceparent=request.traceparent,
+            estimate=estimate.told() if estimate else None,
+            cached=order.cached,
         )
         task_id = self._ids.issue(now_ms, caller.tenant_bytes)
-        return Job.of(task_id, head, config.pool, payload.data)
+        return Job(
+            *(task_id, head, order.line, payload.data, config.weight),
+            idempotency=_idempotency(request, body, task_id, head),
+            cache=_cache_terms(order, request, head) if order.cached else None,
+        )
+
+    def _order(self, request: Request, options: Options, offer: Offer, given: msgspec.Raw | bytes) -> Order:
+        record = offer.record
+        wanted = options.cache != "off" and b"no-store" not in request.cache_control
+        return Order(
+            options,
+            offer,
+            line_of(record.config.pool, options.lane, record.name, record.version),
+            _ttl_s(options, offer),
+            self._caches and wanted and record.config.cache.ttl_s > 0,
+            request.media_type,
+            given,
+        )
+
+
+def _payload(order: Order) -> Payload:
+    if isinstance(order.input, msgspec.Raw):
+        return order.offer.kind.from_json(order.input)
+    return order.offer.kind.from_bytes(order.media_type, order.input)
+
+
+def _cache_terms(order: Order, request: Request, head: Head) -> CacheTerms:
+    """Tenant, version and input decide the key; the input's digest covers names, dtypes, shapes and bytes."""
+    key = sha256(order.offer.fingerprint + head.input_sha256)
+    key.update(f"{head.tenant}\n{head.model}\n{head.version}\n{head.media_type}".encode())
+    refresh = order.options.cache == "refresh" or b"no-cache" in request.cache_control
+    return CacheTerms(key.digest(), int(order.offer.record.config.cache.ttl_s * 1000), refresh)
+
+
+def _idempotency(request: Request, body: bytes, task_id: str, head: Head) -> Idempotency | None:
+    header = request.idempotency_key
+    if header is None:
+        return None
+    answer = Answer(task_id, head.model, head.version, head.queued_at_ms, head.deadline_at_ms)
+    about = (request.path.encode(), request.query, request.media_type.encode(), body)
+    return idempotency(read_key(header), head.tenant, about, answer)
 
 
 def _decode(body: bytes, *, named: bool) -> Submit:
@@ -186,10 +239,10 @@ def _attempts_max(options: Options, most: int) -> int:
     return wanted
 
 
-def _ttl_ms(options: Options, offer: Offer) -> int:
+def _ttl_s(options: Options, offer: Offer) -> float:
     limits = offer.record.config.limits
     if options.ttl_s is None:
-        return int(limits.ttl_s_default * 1000)
+        return limits.ttl_s_default
     if not 0 < options.ttl_s <= limits.ttl_s_max:
         raise InvalidInputError(f"ttl_s must be above 0 and at most {limits.ttl_s_max:g}.", pointer="/ttl_s")
-    return max(1, int(options.ttl_s * 1000))
+    return options.ttl_s

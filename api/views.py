@@ -6,7 +6,7 @@ import msgspec
 
 from api.catalog import Catalog
 from jobs.errors import PenstockError
-from jobs.models import Limits, ModelRecord, RetryPolicy, State, TensorSpec
+from jobs.models import CacheConfig, Limits, ModelRecord, RetryPolicy, State, TensorSpec
 
 
 class VersionView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -24,6 +24,8 @@ class VersionView(msgspec.Struct, frozen=True, omit_defaults=True):
     batch_max: int
     limits: Limits
     retry: RetryPolicy
+    weight: float
+    cache: CacheConfig
     reason: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -100,5 +102,7 @@ def _version_view(record: ModelRecord) -> VersionView:
         batch_max=config.inference.batch_max,
         limits=config.limits,
         retry=config.retry,
+        weight=config.weight,
+        cache=config.cache,
         reason=record.reason or msgspec.UNSET,
     )

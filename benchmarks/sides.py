@@ -105,6 +105,7 @@ def _ours(tree: Path, port: int, data: Path, servers: Servers) -> list[Command]:
         "PENSTOCK_MODELS": str(models),
         "PENSTOCK_DATA": str(data),
         "PENSTOCK_PORT": str(port),
+        "PENSTOCK_CACHE_BYTES_MAX": "0",
         "PYTHONPATH": str(tree),
     }
     web = ["uvicorn", "api.app:create_app", "--factory", "--port", str(port), *WEB]

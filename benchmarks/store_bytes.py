@@ -14,10 +14,11 @@ from jobs import commands
 from jobs.commands import Handover, Outcome
 from jobs.ids import KeyRing, TaskIds
 from jobs.payload import TENSORS
-from jobs.records import SCHEMA, Head, Job
+from jobs.records import SCHEMA, Head, Job, line_of
 from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
+from jobs.submits import submit
 
 JOBS = 10_000
 INPUT_BYTES = 256
@@ -49,7 +50,7 @@ def _submit(store: JobStore) -> list[Job]:
     ids = TaskIds(KeyRing({1: os.urandom(32)}), RETENTION_MS / 1000)
     jobs = [_job(ids) for _ in range(JOBS)]
     for start in range(0, JOBS, 200):
-        store.run(commands.submit(jobs[start : start + 200]))
+        store.run(submit(jobs[start : start + 200], {}))
     return jobs
 
 
@@ -68,7 +69,12 @@ def _job(ids: TaskIds) -> Job:
         input_sha256=os.urandom(32),
         request_id="c771934161-1",
     )
-    return Job.of(ids.issue(now_ms, b"default"), head, "default", os.urandom(INPUT_BYTES))
+    return Job(
+        ids.issue(now_ms, b"default"),
+        head,
+        line_of("default", head.lane, head.model, head.version),
+        os.urandom(INPUT_BYTES),
+    )
 
 
 def _complete(store: JobStore) -> None:

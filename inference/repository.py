@@ -139,6 +139,8 @@ def _check_ranges(config: ModelConfig) -> None:
         "limits.ttl_s_default": (limits.ttl_s_default, 1, limits.ttl_s_max),
         "retry.attempts_max": (retry.attempts_max, 1, 100),
         "retry.backoff_max_s": (retry.backoff_max_s, 0, 86_400),
+        "cache.ttl_s": (config.cache.ttl_s, 0, 30 * 86_400),
+        "weight": (config.weight, 0.01, 100),
         "retry.backoff_base_s": (retry.backoff_base_s, 0, retry.backoff_max_s),
     }
     for key, (value, low, high) in ranges.items():

@@ -11,11 +11,13 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from jobs.records import Head, Job, StageName, decode_head, encode_head, next_generation
+from jobs.records import Head, StageName, decode_head, encode_head, next_generation
 from jobs.states import Event
 
 T = TypeVar("T")
 
+IN_WINDOW, IN_RETRY = -1, -2
+"""Places of a queued job that stands in no line: it left for the broker, or waits for its next attempt."""
 DEAD_LETTERS_LOOK = 1_000
 """Dead letters that one call looks at: bounds how long the store is held."""
 
@@ -49,13 +51,6 @@ class MicroBatch(msgspec.Struct, frozen=True):
     def lane(self) -> str:
         """``interactive`` or ``bulk``."""
         return self.line.split("/", 2)[1]
-
-
-class Submitted(msgspec.Struct, frozen=True):
-    """Jobs are written: the store's clock in ms, and what the window had room for."""
-
-    now_ms: int
-    publish: list[MicroBatch]
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -115,6 +110,8 @@ class Handover(msgspec.Struct, frozen=True):
     reference: bytes
     stages: bytes
     cost_us: int
+    held: str = ""
+    """How the estimates of jobs that complete here held: ``jobs.estimates.verdict``."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -171,7 +168,9 @@ class DeadLetters(msgspec.Struct, frozen=True):
 class View(msgspec.Struct, frozen=True):
     """A job as a poll sees it; ``document`` when it ended with one, else the facts to make one from.
 
-    ``ended_here``: this very poll found the deadline passed.
+    A job that shares the document of another one that it joined has both, document and head. ``ended_here``: this
+    very poll found the deadline passed. ``place``: how many jobs of its ``line`` are before it, ``IN_WINDOW`` or
+    ``IN_RETRY``.
     """
 
     state: str
@@ -182,6 +181,8 @@ class View(msgspec.Struct, frozen=True):
     ended_at_ms: int = 0
     code: str = ""
     ended_here: bool = False
+    place: int = IN_WINDOW
+    line: str = ""
 
 
 class Doubtful(msgspec.Struct, frozen=True):
@@ -204,23 +205,11 @@ class Swept(msgspec.Struct, frozen=True):
     retried: int = 0
 
 
-def submit(jobs: Iterable[Job]) -> Command[Submitted]:
-    """Write accepted jobs in one round trip and fill the window."""
-    arguments: list[Any] = []
-    for job in jobs:
-        head = job.head
-        arguments += (
-            *(job.task_id, job.line, encode_head(head), job.data),
-            *(head.deadline_at_ms, head.attempts_max, head.traceparent),
-        )
-    return Command("submit", arguments, lambda reply: Submitted(reply[0], _microbatches(reply[1])))
-
-
 def take(number: str, stage: StageName, sequence: str, holder: str, lease_ms: int) -> Command[Taken]:
     """Take the lease of a micro-batch for one stage, or learn why not."""
 
     def read(reply: list[Any]) -> Taken:
-        verdict, publish, ended = reply[0].decode(), _microbatches(reply[1]), _ended(reply[2])
+        verdict, publish, ended = reply[0].decode(), microbatches(reply[1]), _ended(reply[2])
         if verdict != "taken":
             return Taken(verdict, publish, ended=ended)
         now_ms, epoch, reference, stages, members, line, suspect = reply[3:]
@@ -239,14 +228,14 @@ def commit(taken: Taken, handover: Handover, outcomes: Sequence[Outcome]) -> Com
     """Commit a stage under its lease: end or retry what leaves here, hand the rest to the next stage."""
     arguments: list[Any] = [
         *(taken.number, taken.epoch, taken.stage, handover.following or ""),
-        *(handover.reference, handover.stages, handover.cost_us, " ".join(handover.going_on)),
+        *(handover.reference, handover.stages, handover.cost_us, " ".join(handover.going_on), handover.held),
     ]
     for each in outcomes:
         arguments += (each.task_id, each.event, each.document, each.code, each.delay_ms)
     return Command(
         "commit",
         arguments,
-        lambda r: Committed(bool(r[0]), _microbatches(r[1]), _ended(r[2]), bool(r[3])),
+        lambda r: Committed(bool(r[0]), microbatches(r[1]), _ended(r[2]), bool(r[3])),
     )
 
 
@@ -256,7 +245,7 @@ def release(taken: Taken, how: Literal["unharmed", "failed"], code: str = "inter
     Jobs that are charged their last attempt fail with ``code``.
     """
     arguments = (taken.number, taken.epoch, how, code)
-    return Command("release", arguments, lambda r: Released(_microbatches(r[1]), _ended(r[2])))
+    return Command("release", arguments, lambda r: Released(microbatches(r[1]), _ended(r[2])))
 
 
 def beat(
@@ -273,6 +262,11 @@ def beat(
     for number, epoch in held:
         arguments += (number, epoch)
     return Command("beat", arguments, lambda r: Beaten(r[0], _texts(r[1]), _texts(r[2])))
+
+
+def starting(holder: str, budget_ms: int) -> Command[None]:
+    """A worker says that it loads its models, and will be ready within ``budget_ms``."""
+    return Command("starting", (holder, budget_ms), lambda _: None)
 
 
 def leave(holder: str) -> Command[None]:
@@ -340,7 +334,7 @@ def sweep(sweeper: str, lease_ms: int, most: int, *, after_outage: bool = False)
         if not reply[0]:
             return Swept(turn=False)
         doubtful = [Doubtful(*(part.decode() for part in each)) for each in reply[3]]
-        return Swept(True, _microbatches(reply[1]), _ended(reply[2]), doubtful, *reply[4])
+        return Swept(True, microbatches(reply[1]), _ended(reply[2]), doubtful, *reply[4])
 
     return Command("sweep", (sweeper, lease_ms, most, int(after_outage)), read)
 
@@ -348,10 +342,11 @@ def sweep(sweeper: str, lease_ms: int, most: int, *, after_outage: bool = False)
 def republish(lost: Iterable[Doubtful]) -> Command[list[MicroBatch]]:
     """New sequence numbers for micro-batches whose messages are lost."""
     arguments = [part for each in lost for part in (each.number, each.sequence)]
-    return Command("republish", arguments, _microbatches)
+    return Command("republish", arguments, microbatches)
 
 
-def _microbatches(reply: list[list[bytes]]) -> list[MicroBatch]:
+def microbatches(reply: list[list[bytes]]) -> list[MicroBatch]:
+    """Micro-batches to publish, as every script replies them."""
     return [MicroBatch(*(part.decode() for part in each)) for each in reply]  # type: ignore[arg-type]
 
 
@@ -372,8 +367,11 @@ def _ended(reply: list[list[bytes]]) -> list[Ended]:
 def _view(reply: Any) -> View | None:
     if not reply:
         return None
-    if reply[1]:
+    if reply[1] and len(reply) == 2:  # noqa: PLR2004 - its own
         return View(reply[0].decode(), reply[1])
-    state, document, head, attempt, stage, ended, code, here = reply
+    if len(reply) == 3:  # noqa: PLR2004 - of the job that it joined
+        state, document, head = reply
+        return View(state.decode(), document, decode_head(head), ended_here=False)
+    state, document, head, attempt, stage, ended, code, here, place, line = reply
     facts = (decode_head(head), attempt, stage.decode(), ended, code.decode())
-    return View(state.decode(), document, *facts, ended_here=bool(here))
+    return View(state.decode(), document, *facts, bool(here), place, line.decode())

@@ -18,12 +18,16 @@ class PenstockError(Exception):
     title: ClassVar[str] = "Internal error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    blames_input: ClassVar[bool] = False
+    """Whether every job with the same input would end so: jobs that wait for the answer to it share the failure."""
 
     def __init__(self, detail: str, *, pointer: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.pointer = pointer
         self.retry_after_s = retry_after_s
+        self.fields: list[tuple[bytes, bytes]] = []
+        """More header fields of the refusal."""
 
 
 # --- Requests refused at the door (problem types of RFC 9457) ---
@@ -108,6 +112,7 @@ class InvalidInputError(PenstockError):
     """
 
     code, title, status = "invalid-input", "The input is not valid for this model", 422
+    blames_input = True
 
 
 class HeadTooLargeError(PenstockError):
@@ -122,10 +127,40 @@ class StoreUnavailableError(PenstockError):
     code, title, status, retryable = "store-unavailable", "The job store is unavailable", 503, True
 
 
-class StoreFullError(PenstockError):
-    """The job store has no memory for another job; nothing was stored."""
+class QueueFullError(PenstockError):
+    """As many jobs wait as may, or as the store has memory for; nothing was stored."""
 
     code, title, status, retryable = "queue-full", "The queue is full", 503, True
+
+
+class DeadlineUnreachableError(PenstockError):
+    """By all estimates the job would wait for longer than its deadline allows; nothing was stored."""
+
+    code, title, status, retryable = "deadline-unreachable", "The deadline cannot be met", 503, True
+
+
+class TooManyConnectionsError(PenstockError):
+    """The gateway serves as many connections as it may."""
+
+    code, title, status, retryable = "too-many-connections", "Too many connections", 503, True
+
+
+class QuotaExceededError(PenstockError):
+    """The tenant's rate, or the number of its open jobs, is at its quota; nothing was stored."""
+
+    code, title, status, retryable = "quota-exceeded", "Your quota is exhausted", 429, True
+
+
+class KeyReusedError(PenstockError):
+    """The Idempotency-Key came with another request before."""
+
+    code, title, status = "idempotency-key-reused", "This Idempotency-Key belongs to another request", 422
+
+
+class IdempotencyKeyError(PenstockError):
+    """The Idempotency-Key is not one."""
+
+    code, title, status = "invalid-idempotency-key", "The Idempotency-Key is not valid", 422
 
 
 class ClockSkewError(PenstockError):
@@ -159,6 +194,7 @@ class ModelError(PenstockError):
     """The model raised an error on this input."""
 
     code, title = "model-error", "The model failed on this input"
+    blames_input = True
 
 
 class OutOfMemoryError(PenstockError):
@@ -171,12 +207,14 @@ class WorkerLostError(PenstockError):
     """The worker died while this job ran alone in it."""
 
     code, title, retryable = "worker-lost", "The worker died while it ran this job", True
+    blames_input = True
 
 
 class StageTimeoutError(PenstockError):
     """A stage ran this job alone for longer than the model allows."""
 
     code, title, retryable = "timeout", "A stage took too long", True
+    blames_input = True
 
 
 class ModelUnavailableError(PenstockError):
@@ -201,6 +239,18 @@ class InternalError(PenstockError):
     """A fault of ours, retried in the hope that it passes."""
 
     code, title, retryable = "internal", "Internal error", True
+
+
+def shared_failures() -> dict[str, bool]:
+    """The codes of failures that jobs with the same input share; whether such a failure may be told again later."""
+    found: dict[str, bool] = {}
+    open_: list[type[PenstockError]] = [PenstockError]
+    while open_:
+        each = open_.pop()
+        if each.blames_input:
+            found[each.code] = not each.retryable
+        open_ += each.__subclasses__()
+    return dict(sorted(found.items()))
 
 
 # --- Processes that must not start ---

@@ -68,16 +68,25 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff_max_s: float = 30.0
 
 
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a result answers the same input again; 0: every input is run."""
+
+    ttl_s: float = 300.0
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``model.toml``."""
 
     description: str = ""
     pool: str = "default"
+    weight: float = 1.0
+    """Turns that this model gets beside the others of its pool, while all have jobs waiting."""
     preprocess: StageConfig = StageConfig()
     inference: InferenceConfig = InferenceConfig()
     postprocess: StageConfig = StageConfig()
     limits: Limits = Limits()
     retry: RetryPolicy = RetryPolicy()
+    cache: CacheConfig = CacheConfig()
 
 
 State = Literal["loading", "ready", "broken"]

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from jobs.estimates import Told
+
 SCHEMA = 1
 """Version of every record and message; a process reads its own and the one before."""
 
@@ -39,20 +41,36 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     request_id: str = ""
     traceparent: str = ""
     generation: int = 1
+    estimate: Told | None = None
+    cached: bool = False
+    """Whether its answer goes into the result cache."""
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """An Idempotency-Key: its name in the store, and what is kept under it (``jobs.idempotency``)."""
+
+    name: str
+    kept: bytes
+
+
+class CacheTerms(msgspec.Struct, frozen=True):
+    """How a job uses the result cache: the key of its answer, how long that is fresh, whether a known one will do."""
+
+    key: bytes
+    fresh_ms: int
+    refresh: bool
 
 
 class Job(msgspec.Struct, frozen=True):
-    """An accepted job on its way into the store."""
+    """A job on its way into the store. ``weight``: its model's, beside the others of the pool."""
 
     task_id: str
     head: Head
     line: str
     data: bytes
-
-    @classmethod
-    def of(cls, task_id: str, head: Head, pool: str, data: bytes) -> Job:
-        """The job and the line it waits in."""
-        return cls(task_id, head, f"{pool}/{head.lane}/{head.model}/{head.version}", data)
+    weight: float = 1.0
+    idempotency: Idempotency | None = None
+    cache: CacheTerms | None = None
 
 
 class StageRun(msgspec.Struct, frozen=True):
@@ -84,6 +102,16 @@ class Provenance(msgspec.Struct, frozen=True):
     provider: str
 
 
+class Cache(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether an answer was computed for this job (``miss``), one that it ``joined``, or an earlier one (``hit``)."""
+
+    status: str
+    age_s: float | msgspec.UnsetType = msgspec.UNSET
+
+
+MISS = Cache("miss")
+
+
 class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     """The terminal document, as it is answered."""
 
@@ -100,19 +128,38 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     provenance: Provenance | None = None
     result: Any = msgspec.UNSET
     error: JobError | msgspec.UnsetType = msgspec.UNSET
+    cache: Cache | msgspec.UnsetType = msgspec.UNSET
+
+
+def line_of(pool: str, lane: Lane, model: str, version: int) -> str:
+    """The line that a job waits in: the jobs that may share a micro-batch."""
+    return f"{pool}/{lane}/{model}/{version}"
+
+
+def from_cache(document: bytes, status: str, age_ms: int) -> bytes:
+    """A terminal document as the result cache answers with it: all as it was but for ``cache``."""
+    end = _MISSED if document.endswith(_MISSED) else b"}"
+    body = document.removesuffix(end)
+    return body + b',"cache":' + encode_document(Cache(status, age_ms / 1000)) + b"}"
 
 
 def next_generation(head: Head, now_ms: int) -> Head:
     """The head of a job that is run again: as much time as it had, from now."""
     ttl_ms = head.deadline_at_ms - head.queued_at_ms
     return msgspec.structs.replace(
-        head, queued_at_ms=now_ms, deadline_at_ms=now_ms + ttl_ms, generation=head.generation + 1
+        head,
+        queued_at_ms=now_ms,
+        deadline_at_ms=now_ms + ttl_ms,
+        generation=head.generation + 1,
+        estimate=None,
+        cached=False,
     )
 
 
 encode_head = msgspec.msgpack.Encoder().encode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 encode_document = msgspec.json.Encoder().encode
+_MISSED = b',"cache":' + encode_document(MISS) + b"}"
 
 
 def instant(ms: int) -> str:

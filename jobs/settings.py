@@ -71,6 +71,19 @@ class Settings(BaseSettings):
     dead_letters_bytes_max: int = Field(1024**3, ge=1024**2)
     """Most dead letters; beyond, the oldest loses its input."""
 
+    queue_jobs_max: int = Field(100_000, ge=1)
+    """Most open jobs; beyond, a submit is refused."""
+    store_bytes_max: int = Field(0, ge=0)
+    """Memory of the store beyond which a submit is refused; 0: nine tenths of its maxmemory, where that is set."""
+    idempotency_s: int = Field(24 * 3600, ge=1)
+    """How long an Idempotency-Key is remembered."""
+    cache_bytes_max: int = Field(64 * 1024**2, ge=0)
+    """Memory of the store for the index of cached results; 0: no result cache."""
+    gateway_cache_bytes_max: int = Field(32 * 1024**2, ge=0)
+    """Memory of a gateway for the cached results that are asked for most."""
+    connections_max: int = Field(4096, ge=1)
+    """Connections that a gateway serves at once."""
+
     pools: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("default",)
     """Pools that a worker serves, separated by commas; a model names its pool in ``model.toml``."""
     worker_threads: int = Field(2, ge=1, le=256)

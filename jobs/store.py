@@ -22,7 +22,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from jobs.commands import Command
-from jobs.errors import StoreFullError, StoreUnavailableError
+from jobs.errors import QueueFullError, StoreUnavailableError, shared_failures
 from jobs.settings import Settings
 from jobs.states import ENDS
 
@@ -32,8 +32,13 @@ IDLE_S = 15.0
 """How long a gateway keeps a connection that a burst of calls left behind."""
 CALLS_MAX = 16
 FULL_RETRY_S = 5.0
+CACHE_ENTRY_BYTES = 320
+"""What an entry of the result cache needs, without its document, measured (benchmarks/store_bytes.py)."""
 SLICE_US = 50_000
 """What one stage of a micro-batch should take at most, so that a slow model still spreads over its workers."""
+
+SHARED_TEXTS = ("lib", "ends", "window")
+"""What every script begins with."""
 
 
 class Flow(NamedTuple):
@@ -47,6 +52,8 @@ class Flow(NamedTuple):
     dead_letter_retention_ms: int
     dead_letters_max: int
     dead_letters_bytes_max: int
+    idempotency_ms: int
+    cache_max: int
 
     @classmethod
     def of(cls, settings: Settings) -> Flow:
@@ -60,6 +67,8 @@ class Flow(NamedTuple):
             dead_letter_retention_ms=max(settings.dead_letter_retention_s, settings.retention_s) * 1000,
             dead_letters_max=settings.dead_letters_max,
             dead_letters_bytes_max=settings.dead_letters_bytes_max,
+            idempotency_ms=settings.idempotency_s * 1000,
+            cache_max=settings.cache_bytes_max // CACHE_ENTRY_BYTES,
         )
 
 
@@ -107,7 +116,7 @@ class AsyncJobStore:
         """Since when, on the monotonic clock; the last one is taken first, so the first lay idle for longest."""
 
     async def run(self, command: Command[T]) -> T:
-        """Run a command; StoreUnavailableError when its fate is unknown, StoreFullError when nothing was done."""
+        """Run a command; StoreUnavailableError when its fate is unknown, QueueFullError when nothing was done."""
         arguments = (1, self.prefix, *command.arguments)
         try:
             async with asyncio.timeout(self._timeout_s), self._calls:
@@ -117,7 +126,7 @@ class AsyncJobStore:
                     reply = await self._call("EVAL", source(command.script, self._flow), *arguments)
             return command.read(reply)
         except OutOfMemoryError:
-            raise StoreFullError("The job store is full; nothing was stored.", retry_after_s=FULL_RETRY_S) from None
+            raise QueueFullError("The job store is full; nothing was stored.", retry_after_s=FULL_RETRY_S) from None
         except (RedisError, OSError) as error:  # among them TimeoutError
             raise _unavailable() from error
 
@@ -175,12 +184,13 @@ class AsyncJobStore:
 
 @cache
 def source(script: str, flow: Flow) -> str:
-    """A script's text: the table of ends and the bounds, what the scripts share, its own."""
+    """A script's text: the tables of ends and of shared failures, the bounds, what the scripts share, its own."""
     folder = resources.files("jobs") / "scripts"
     ends = ", ".join(f"{event} = '{state}'" for event, state in ENDS.items())
+    shared = ", ".join(f"['{code}'] = {str(cached).lower()}" for code, cached in shared_failures().items())
     bounds = "\n".join(f"local {name.upper()} = {value}" for name, value in flow._asdict().items())
-    parts = ((folder / f"{name}.lua").read_text() for name in ("lib", script))
-    return "\n".join((f"local ENDS = {{{ends}}}", bounds, *parts))
+    parts = ((folder / f"{name}.lua").read_text() for name in (*SHARED_TEXTS, script))
+    return "\n".join((f"local ENDS = {{{ends}}}", f"local SHARED = {{{shared}}}", bounds, *parts))
 
 
 @cache

@@ -14,7 +14,7 @@ from jobs import selfcheck
 from jobs.errors import EXIT_CONFIG, SetupError, StoreUnavailableError
 from jobs.records import STAGES
 from jobs.settings import settings
-from penstock import roles
+from penstock import operate, roles
 from penstock import up as everything
 from penstock.deadletters import dead_letters
 from penstock.keys import keys
@@ -30,6 +30,9 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(operate.tenants, name="tenants")
+app.command("pause")(operate.pause)
+app.command("resume")(operate.resume)
 
 Stages = Annotated[str, typer.Option(help="Which stages to serve, separated by commas.")]
 Pool = Annotated[str, typer.Option(help="Which pools to join, by commas (`pool` in model.toml).")]

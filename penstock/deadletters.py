@@ -14,13 +14,13 @@ from rich.table import Table
 
 from api.deadletters import view_of
 from api.results import error_of
-from jobs import commands, selfcheck
+from jobs import commands
 from jobs.commands import DeadLetter
-from jobs.connect import redis_client
 from jobs.errors import SetupError
 from jobs.records import instant
 from jobs.settings import settings
 from jobs.store import Flow, JobStore
+from penstock.opened import open_store
 
 dead_letters = typer.Typer(no_args_is_help=True, help="Failed jobs whose inputs are kept.")
 
@@ -118,10 +118,8 @@ def drop(
 
 @contextmanager
 def _store() -> Iterator[JobStore]:
-    config = settings()
-    with redis_client(config.store, selfcheck.SOCKET_TIMEOUT_S) as client:
-        selfcheck.check_store(client, config, patience_s=0)
-        yield JobStore(client, config.namespace, Flow.of(config))
+    with open_store() as client:
+        yield JobStore(client, settings().namespace, Flow.of(settings()))
 
 
 def _terms(store: JobStore, model: str, stage: str, code: str, since_s: float) -> dict[str, Any]:

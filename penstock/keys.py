@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
-import redis
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from jobs import apikeys, selfcheck
-from jobs.connect import redis_client
+from jobs import apikeys
 from jobs.errors import SetupError
 from jobs.settings import settings
+from penstock.opened import open_store
 
 keys = typer.Typer(no_args_is_help=True, help="API keys: who may call the gateway.")
 
@@ -27,7 +24,7 @@ IfMissing = Annotated[bool, typer.Option("--if-missing", help="Do nothing where 
 @keys.command("add")
 def add(name: Name, tenant: Tenant = "default", role: RoleName = "user", *, if_missing: IfMissing = False) -> None:
     """Make a key and print it: the only time that it can be read."""
-    with _store() as client:
+    with open_store() as client:
         namespace = settings().namespace
         if if_missing and any(key.name == name for key in apikeys.list_keys(client, namespace)):
             return
@@ -38,7 +35,7 @@ def add(name: Name, tenant: Tenant = "default", role: RoleName = "user", *, if_m
 def show() -> None:
     """List the keys, without what is secret."""
     table = Table("name", "tenant", "role", "created")
-    with _store() as client:
+    with open_store() as client:
         for key in apikeys.list_keys(client, settings().namespace):
             table.add_row(key.name, key.tenant, key.role, key.created_at)
     Console().print(table)
@@ -47,15 +44,8 @@ def show() -> None:
 @keys.command("revoke")
 def revoke(name: Name) -> None:
     """Forget a key."""
-    with _store() as client:
+    with open_store() as client:
         apikeys.revoke(client, settings().namespace, name)
-
-
-@contextmanager
-def _store() -> Iterator[redis.Redis]:
-    with redis_client(settings().store, selfcheck.SOCKET_TIMEOUT_S) as client:
-        selfcheck.check_store(client, settings(), patience_s=0)
-        yield client
 
 
 def _role(word: str) -> apikeys.Role:

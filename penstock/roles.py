@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import uuid
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from jobs.records import STAGES
 from jobs.settings import Settings
 from tasks.names import queue_names
 
+FILES_BESIDE = 256
+"""Files that a gateway opens besides its clients' connections, at most."""
 GATEWAY_DRAIN_S = 10
 """How long open requests may take after SIGTERM."""
 
@@ -24,13 +27,14 @@ GATEWAY_DRAIN_S = 10
 def serve(settings: Settings) -> None:
     """Run the gateway in this process until a signal; uvicorn's own logs become JSON lines too."""
     log_json_lines(settings.log_level)
+    _allow_files(settings.connections_max)
     uvicorn.run(
         "api.app:create_app",
         factory=True,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=connection(settings.head_timeout_s),
+        http=connection(settings.head_timeout_s, settings.connections_max),
         ws="none",
         access_log=False,
         log_config=None,
@@ -39,6 +43,15 @@ def serve(settings: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=GATEWAY_DRAIN_S,
     )
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the number of open files, as far as this process may, to what so many connections need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + FILES_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def worker_command(settings: Settings, stages: Sequence[str]) -> list[str]:

@@ -103,6 +103,7 @@ def _redis(settings: Settings, timeout_s: float) -> dict[str, Any]:
     return {
         "global_keyprefix": f"{settings.namespace}:broker:",
         "priority_steps": [0],
+        "queue_order_strategy": "tasks.order:InteractiveFirst",
         # Recovery is ours (leases and the sweeper): what the broker gives again is dropped at its lease, so its own
         # clock is set far away.
         "visibility_timeout": _VISIBILITY_TIMEOUT_S,

@@ -11,6 +11,8 @@ from jobs.commands import Member, Outcome
 from jobs.errors import PenstockError
 from jobs.models import ModelRecord
 from jobs.records import (
+    MISS,
+    Cache,
     Document,
     JobError,
     Provenance,
@@ -46,7 +48,7 @@ def completed(member: Member, result: Any, journey: Journey, record: ModelRecord
     return Outcome(
         member.task_id,
         Event.COMPLETE,
-        _document(member, "completed", journey, provenance=provenance, result=result),
+        _document(member, "completed", journey, provenance=provenance, result=result, **_cache(member)),
     )
 
 
@@ -57,8 +59,12 @@ def refused(member: Member, error: PenstockError, stage: StageName, journey: Jou
         delay_ms = int(backoff_s(member.attempt, record.config.retry, draw) * 1000)
         return Outcome(member.task_id, Event.RETRY, code=error.code, delay_ms=delay_ms)
     why = JobError(error.code, error.detail, error.retryable, stage, member.attempt)
-    document = _document(member, "failed", journey, error=why)
+    document = _document(member, "failed", journey, error=why, **_cache(member))
     return Outcome(member.task_id, Event.FAIL, document, error.code)
+
+
+def _cache(member: Member) -> dict[str, Cache]:
+    return {"cache": MISS} if member.head.cached else {}
 
 
 def _document(member: Member, status: str, journey: Journey, **rest: Any) -> bytes:

@@ -61,6 +61,14 @@ queue_wait_seconds = Tally(
 end_to_end_seconds = Tally(
     "penstock_end_to_end_seconds", "Seconds from submit to the end of a job", END_TO_END_BUCKETS
 )
+estimate_error_seconds = Tally(
+    "penstock_estimate_error_seconds",
+    "How far the estimate at submit was from the end of the job",
+    END_TO_END_BUCKETS,
+)
+estimates_total = Counter(
+    "penstock_estimates", "Completed jobs by whether their 90th percentile at submit held", ("p90_held",)
+)
 microbatch_size = Histogram("penstock_microbatch_size", "Jobs in a micro-batch at preprocess", buckets=SIZE_BUCKETS)
 batch_rows = Histogram("penstock_batch_rows", "Rows of a micro-batch in inference", buckets=SIZE_BUCKETS)
 retries_total = Counter("penstock_retries", "Attempts that will be repeated", ("stage", "code"))

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -28,10 +28,12 @@ from jobs.errors import (
     StageTimeoutError,
     StoreUnavailableError,
 )
+from jobs.estimates import Told, verdict
 from jobs.faults import faults
 from jobs.models import ModelRecord
 from jobs.payload import Payload
 from jobs.records import STAGES, StageName, StageRun
+from jobs.states import Event
 from jobs.store import JobStore
 from jobs.tensors import Tensors, pack_items, rows_of, unpack_items
 from tasks import metrics
@@ -239,7 +241,7 @@ def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
     """
     name = f"{taken.number}-{taken.stage}-{taken.epoch}"
     give_up_at = time.monotonic() + worker.leases.lease_ms / 1000
-    reference = b""
+    reference, held = b"", verdict(_estimates(taken, work))
     while True:
         try:
             if work.going_on and not reference:
@@ -250,12 +252,22 @@ def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
                 reference=reference,
                 stages=encode_journey(work.journey),
                 cost_us=int(work.run_s * 1e6 / len(taken.members)),
+                held=held,
             )
             return worker.store.run(commands.commit(taken, handover, work.outcomes))
         except StoreUnavailableError:
             if time.monotonic() > give_up_at:
                 raise
             time.sleep(COMMIT_PAUSE_S)
+
+
+def _estimates(taken: Taken, work: _Work) -> Iterator[tuple[Told, int]]:
+    """The estimates of the jobs that completed at their first attempt, and what they took, in ms."""
+    completed = {outcome.task_id for outcome in work.outcomes if outcome.event == Event.COMPLETE}
+    for member in taken.members:
+        if member.head.estimate and member.attempt == 1 and member.task_id in completed:
+            took_ms = work.journey.ended_at_ms - member.head.queued_at_ms
+            yield member.head.estimate, took_ms
 
 
 def _journey(worker: Worker, taken: Taken, run_s: float, rows: int, provider: str) -> Journey:
@@ -304,15 +316,27 @@ def _count(taken: Taken, work: _Work, committed: Committed) -> None:
         if outcome.event == "retry":
             metrics.retries_total.labels(taken.stage, outcome.code).inc()
     _count_ends(taken, work, committed)
+    _count_estimates(taken, work)
 
 
 def _count_ends(taken: Taken, work: _Work, committed: Committed) -> None:
-    """Each job that this commit ended is counted here and nowhere else."""
+    """Each job that this commit ended is counted here and nowhere else; those that joined are not timed."""
     _count_ended(committed.ended)
-    queued_at = {member.task_id: member.head.queued_at_ms for member in taken.members}
+    ended = {each.task_id for each in committed.ended}
     metrics.end_to_end_seconds.observe(
-        (work.journey.ended_at_ms - queued_at[each.task_id]) / 1000 for each in committed.ended
+        (work.journey.ended_at_ms - member.head.queued_at_ms) / 1000
+        for member in taken.members
+        if member.task_id in ended
     )
+
+
+def _count_estimates(taken: Taken, work: _Work) -> None:
+    """How the estimates that jobs were given at submit held."""
+    held = list(_estimates(taken, work))
+    metrics.estimate_error_seconds.observe(abs(took_ms - told.median_ms) / 1000 for told, took_ms in held)
+    covered = sum(took_ms <= told.p90_ms for told, took_ms in held)
+    metrics.estimates_total.labels("yes").inc(covered)
+    metrics.estimates_total.labels("no").inc(len(held) - covered)
 
 
 def _count_ended(ended: Sequence[Ended]) -> None:

@@ -27,6 +27,7 @@ from celery.signals import (
 from prometheus_client import start_http_server
 
 from inference.engine import Engine
+from jobs import commands
 from jobs.connect import redis_client
 from jobs.errors import EXIT_CONFIG, SetupError
 from jobs.logs import log_json_lines
@@ -90,6 +91,7 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     # Signs of life have a client of their own: one that hangs must not cost the lease that the next one would keep.
     beating = JobStore(redis_client(config.store, config.lease_s / 3), config.namespace, Flow.of(config))
     leases = Leases(beating, name, config.lease_s, lambda: msgspec.json.encode(facts))
+    store.run(commands.starting(name, int(config.load_budget_s * 1000)))
     catalog = Catalog(client, config.namespace, config.models, config.pools)
     catalog.publish()
     engine = Engine(config.models, config.intra_op_threads)

@@ -45,6 +45,10 @@ START_S = 60.0
 END_S = 30.0
 """How long a job may take on a machine that is busy with other things."""
 LOG_TAIL = 6_000
+UNCACHED = {"Cache-Control": "no-store"}
+"""What every request says unless a test asks for the result cache: each job is run."""
+CACHED = {"Cache-Control": "max-age=60"}
+"""What a request says instead that takes an answer from the result cache."""
 SUBMITTERS = 16
 SPIN = """
 description = "y = x, after as many idle turns as the first number says"
@@ -193,7 +197,7 @@ class System:
         self._environment = environment
         self._count = workers
         self.redis: redis.Redis = redis_client(self.store.url, 5.0)
-        self.client = httpx.Client(base_url=self.url, timeout=END_S)
+        self.client = httpx.Client(base_url=self.url, timeout=END_S, headers=UNCACHED)
 
     def __enter__(self) -> Self:
         try:
@@ -291,6 +295,7 @@ class System:
             if role.running:
                 role.send(signal.SIGCONT)
         self.forget_keys()
+        self.redis.delete(f"{self.namespace}:paused", f"{self.namespace}:tenants")
         copy_models(self.models)
         self.start_roles()
         wait_until(lambda: self.redis.zcard(f"{self.namespace}:deadlines") == 0, END_S, "every job has ended")
@@ -334,7 +339,7 @@ class System:
         """Submit rows from many threads at once; the task ids, in order."""
 
         def some(part: Sequence[Sequence[float]]) -> list[str]:
-            with httpx.Client(base_url=self.url, timeout=END_S, verify=False) as client:  # noqa: S501 -- no TLS
+            with httpx.Client(base_url=self.url, timeout=END_S, headers=UNCACHED, verify=False) as client:  # noqa: S501 -- no TLS
                 answers = [client.post(f"/predict/{model}", json={"input": row}) for row in part]
             return [str(answer.raise_for_status().json()["task_id"]) for answer in answers]
 
@@ -428,7 +433,10 @@ class System:
 
 
 def copy_models(to: Path) -> None:
-    """The example models; two copies of tensor-demo whose files tests take away: 3 attempts, and 20; and ``spin``."""
+    """The example models; two copies of tensor-demo whose files tests take away: 3 attempts, and 20; and ``spin``.
+
+    The answers of the copy with 20 attempts, ``patient``, are not kept.
+    """
     for name in ("digits", "tensor-demo"):
         if not (to / name).exists():
             shutil.copytree(ROOT / "models" / name, to / name)
@@ -437,6 +445,7 @@ def copy_models(to: Path) -> None:
             shutil.copytree(ROOT / "models" / "tensor-demo", to / name)
             with (to / name / "model.toml").open("a") as config:
                 config.write(f"\n[retry]\nattempts_max = {attempts_max}\n")
+                config.write("\n[cache]\nttl_s = 0\n" if name == "patient" else "")
     if not (to / "spin").exists():
         graphs.place(to, graphs.spinning(), "spin")
         (to / "spin" / "model.toml").write_text(SPIN)

@@ -5,6 +5,7 @@ even_if_full()
 local holder, lease, pools = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 call('ZADD', P .. 'workers-seen', NOW, holder)
 call('HSET', P .. 'workers', holder, ARGV[2])
+if pools > 0 then call('ZREM', P .. 'starting', holder) end
 for i = 5, 4 + 2 * pools, 2 do
   call('SADD', P .. 'pools', ARGV[i])
   call('HSET', P .. 'slots:' .. ARGV[i], holder, ARGV[i + 1])

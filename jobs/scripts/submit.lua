@@ -1,25 +1,121 @@
 -- Writes accepted jobs: record, payload, deadline and place in their line. This is the acceptance; then fills
--- the window. ARGV for each job: id, line, head, media type and input in one, deadline, attempts_max, trace.
--- Replies {now, micro-batches to publish}.
-local lines, deadlines = {}, {}
-for i = 1, #ARGV, 7 do
-  local id, line, deadline, trace = ARGV[i], ARGV[i + 1], ARGV[i + 4], ARGV[i + 6]
-  local key = P .. 'job:' .. id
-  if call('EXISTS', key) == 0 then    -- a gateway whose connection broke asks again
-    call('HSET', key, 'v', SCHEMA, 'state', 'queued', 'line', line, 'head', ARGV[i + 2], 'input', ARGV[i + 3],
-      'deadline', deadline, 'limit', ARGV[i + 5])
-    if trace ~= '' then call('HSET', key, 'trace', trace) end
-    local entries = lines[line] or {}
-    lines[line] = entries
-    entries[#entries + 1], entries[#entries + 2] = NOW, id
-    deadlines[#deadlines + 1], deadlines[#deadlines + 2] = deadline, id
+-- the window. ARGV: number of tenants; for each its name, stride (1 / weight), open jobs allowed ('' any), milliseconds
+-- between two jobs at its rate ('' any), burst; number of jobs; for each: id, line, head, media type and input in one, deadline,
+-- attempts_max, trace, which tenant (from 1), stride of its line, idempotency key ('' none), what is kept under it, cache key
+-- ('' none), how long its answer is fresh in ms, 1 where a known answer is not wanted.
+-- Replies {now, micro-batches to publish, {place of the job, verdict, ...} of those that were not simply written, what is left of
+-- each tenant's rate}. Verdicts: 'replayed' with what is kept under the idempotency key; 'hit' with the id and the document
+-- that answer it, and their age in ms; 'joined': written as a follower; 'rate' with ms to wait, 'open': refused, over its
+-- tenant's quota.
+local FINGERPRINT = 32    -- bytes in front of what is kept under an idempotency key
+local ROUNDING_MS = 0.01  -- an instant with its fraction is good to 0.0003 ms, and a bucket adds many of them up
+local tenants, at = {}, 2
+for i = 1, tonumber(ARGV[1]) do
+  local tenant = {name = ARGV[at], stride = tonumber(ARGV[at + 1]), open_max = tonumber(ARGV[at + 2]),
+    every = tonumber(ARGV[at + 3]), burst = tonumber(ARGV[at + 4])}
+  if tenant.open_max then tenant.open = tonumber(call('HGET', P .. 'open', tenant.name) or 0) end
+  if tenant.every then    -- a token bucket as one instant: when it would be full again (GCRA)
+    local full_at = math.max(NOW, tonumber(call('HGET', P .. 'rates', tenant.name) or 0))
+    tenant.full_at = math.min(full_at, NOW + tenant.burst * tenant.every)    -- what a smaller rate left behind is forgiven
+  end
+  tenants[i], at = tenant, at + 5
+end
+
+local notes, lines, strides, deadlines = {}, {}, {}, {}
+
+-- Why a job is over its tenant's quota, or nil, and then it counts.
+local function over_quota(tenant)
+  if tenant.every then
+    local wait_ms = tenant.full_at - NOW - (tenant.burst - 1) * tenant.every
+    if wait_ms > ROUNDING_MS then return {'rate', math.ceil(wait_ms)} end
+  end
+  if tenant.open_max and tenant.open >= tenant.open_max then return {'open'} end
+  if tenant.every then tenant.full_at, tenant.spent = tenant.full_at + tenant.every, true end
+  if tenant.open_max then tenant.open = tenant.open + 1 end
+end
+
+-- An answer that there is without running anything: {verdict, ...}, or nil.
+local function answered(idempotency, cache, refresh)
+  if idempotency ~= '' then
+    local before = call('GET', P .. 'idempotency:' .. idempotency)
+    if before then return {'replayed', before} end
+  end
+  local known = cache ~= '' and refresh ~= '1' and recall(cache)
+  if known then return {'hit', unpack(known)} end
+end
+
+local function keep_answer(idempotency, kept)
+  if idempotency ~= '' then call('SET', P .. 'idempotency:' .. idempotency, kept, 'PX', IDEMPOTENCY_MS) end
+end
+
+local function write(id, tenant, place)
+  local key, line, cache = P .. 'job:' .. id, ARGV[place + 1], ARGV[place + 11]
+  call('HSET', key, 'v', SCHEMA, 'state', 'queued', 'line', line, 'head', ARGV[place + 2], 'input', ARGV[place + 3],
+    'deadline', ARGV[place + 4], 'limit', ARGV[place + 5], 'tenant', tenant.name)
+  if ARGV[place + 6] ~= '' then call('HSET', key, 'trace', ARGV[place + 6]) end
+  deadlines[#deadlines + 1], deadlines[#deadlines + 2] = ARGV[place + 4], id
+  opened[tenant.name] = (opened[tenant.name] or 0) + 1
+  if cache ~= '' then
+    call('HSET', key, 'cache', cache, 'fresh', ARGV[place + 12])
+    local flight = flight_of(line, cache)
+    local leads = call('HSETNX', P .. 'flights', flight, id) == 1
+    if not leads and ARGV[place + 13] ~= '1' then
+      call('HSET', key, 'follows', 1)
+      call('ZADD', P .. 'followers:' .. flight, NOW, id)
+      return {'joined'}
+    end
+  end
+  local entries = lines[line] or {}
+  lines[line], strides[line] = entries, ARGV[place + 8]
+  entries[#entries + 1], entries[#entries + 2] = turn_of(line, tenant.name, tenant.stride), id
+end
+
+for i = 1, tonumber(ARGV[at]) do
+  local place = at + 1 + (i - 1) * 14
+  local id, idempotency, cache = ARGV[place], ARGV[place + 9], ARGV[place + 11]
+  local note
+  if call('EXISTS', P .. 'job:' .. id) == 0 then    -- a gateway whose connection broke asks again
+    local tenant = tenants[tonumber(ARGV[place + 7])]
+    note = answered(idempotency, cache, ARGV[place + 13])
+    if not note then
+      note = over_quota(tenant)
+      if not note then
+        note = write(id, tenant, place)
+        keep_answer(idempotency, ARGV[place + 10])
+      end
+    elseif note[1] == 'hit' then    -- the fingerprint of the request, and who answered it
+      keep_answer(idempotency, string.sub(ARGV[place + 10], 1, FINGERPRINT) .. note[2])
+    end
+  end
+  if note then notes[#notes + 1] = {i - 1, unpack(note)} end
+end
+
+count_open()
+for i = 1, #deadlines, UNPACK_MAX do
+  call('ZADD', P .. 'deadlines', unpack(deadlines, i, math.min(i + UNPACK_MAX - 1, #deadlines)))
+end
+local left = {}
+for i, tenant in ipairs(tenants) do
+  if tenant.spent then call('HSET', P .. 'rates', tenant.name, string.format('%.17g', tenant.full_at)) end
+  if tenant.every then
+    local spent_ms = math.max(0, tenant.full_at - NOW - ROUNDING_MS)
+    left[#left + 1] = {i - 1, math.floor(tenant.burst - spent_ms / tenant.every), math.ceil(spent_ms)}
   end
 end
-if #deadlines > 0 then call('ZADD', P .. 'deadlines', unpack(deadlines)) end
-local made = {}
+local made, filled = {}, {}
 for line, entries in pairs(lines) do
-  wait(line, entries)
-  call('SADD', P .. 'pools', pool_of(line))
-  fill(pool_of(line), made)
+  local version = string.match(line, '^[^/]+/[^/]+/(.+)$')
+  call('ZADD', P .. 'line:' .. line, unpack(entries))
+  if not turns[line].waits then
+    line_up(line)
+    call('SADD', P .. 'pools', pool_of(line))
+  end
+  keep_turns(line)
+  if strides[line] == '1' then call('HDEL', P .. 'strides', version) else call('HSET', P .. 'strides', version, strides[line]) end
 end
-return {NOW, made}
+for line in pairs(lines) do    -- only now: filling takes from any line of the pool, and moves its turns
+  local pool = pool_of(line)
+  if not filled[pool] then fill(pool, made) end
+  filled[pool] = true
+end
+return {NOW, made, notes, left}

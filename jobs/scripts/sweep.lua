@@ -12,8 +12,10 @@ local holder, swept = string.match(call('GET', sweeper) or '', '^(.*) (%d+)$')
 if holder and holder ~= ARGV[1] then return {0} end
 call('SET', sweeper, string.format('%s %d', ARGV[1], NOW), 'PX', ARGV[2])
 local PAUSE = 2000
-local paused = not swept or NOW - swept > PAUSE
+local after_pause = not swept or NOW - swept > PAUSE
 
+local FLIGHTS_LOOK = 4          -- of those under way, drawn at random
+local LANDED_LOOK = 4           -- flights whose followers are still to be told
 local DEAD_LETTERS_LOOK = 10    -- entries whose record may be past its TTL, looked at in each pass
 local made, doubtful = {}, {}
 local recovered, published, retried = 0, 0, 0
@@ -28,12 +30,32 @@ for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'retries', '-inf', NOW, 'LIMIT', 
   call('ZREM', P .. 'retries', id)
   local line = call('HGET', P .. 'job:' .. id, 'line')
   if line then
-    wait(line, {NOW - 1e13, id})    -- below 0, ahead of first attempts: it has waited its turn before
+    wait_in_front(line, id)
     retried = retried + 1
   end
 end
 
-for _, gone in ipairs(paused and {} or call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - WORKER_TTL)) do
+for _, id in ipairs(call('SRANDMEMBER', P .. 'landed', LANDED_LOOK)) do
+  if share(id, most) then call('SREM', P .. 'landed', id) end
+end
+
+-- A flight whose leader was ended by a server of the version before, which knows none, would never land.
+local flights = call('EXISTS', P .. 'flights') == 1 and call('HRANDFIELD', P .. 'flights', FLIGHTS_LOOK, 'WITHVALUES') or {}
+for i = 1, #flights, 2 do
+  if call('HGET', P .. 'job:' .. flights[i + 1], 'state') ~= 'queued' then
+    lead_next(flights[i], string.match(flights[i], '^%S+'))
+  end
+end
+
+local stale = call('ZRANGEBYSCORE', P .. 'cache-ends', '-inf', NOW, 'LIMIT', 0, most)
+if #stale > 0 then
+  call('ZREM', P .. 'cache-ends', unpack(stale))
+  call('HDEL', P .. 'cache', unpack(stale))
+end
+
+call('ZREMRANGEBYSCORE', P .. 'starting', '-inf', NOW)
+
+for _, gone in ipairs(after_pause and {} or call('ZRANGEBYSCORE', P .. 'workers-seen', '-inf', NOW - WORKER_TTL)) do
   call('ZREM', P .. 'workers-seen', gone)
   call('HDEL', P .. 'workers', gone)
   for _, pool in ipairs(call('SMEMBERS', P .. 'pools')) do call('HDEL', P .. 'slots:' .. pool, gone) end
@@ -62,10 +84,11 @@ local function look_at(pool, number)
   if not line then
     call('ZREM', live, number)
     call('SREM', P .. 'suspects-live:' .. pool, number)
+    call('SREM', P .. 'bulk-live:' .. pool, number)
   elseif batch[5] ~= '' then
     if tonumber(batch[4]) > NOW then
       call('ZADD', live, batch[4], number)
-    elseif paused and batch[10] ~= batch[11] then
+    elseif after_pause and batch[10] ~= batch[11] then
       local until_ms = NOW + math.floor(tonumber(batch[9] or 0) * 0.75)
       call('HSET', key, 'spared', batch[11], 'lease', until_ms)
       call('ZADD', live, until_ms, number)

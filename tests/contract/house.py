@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Literal
 
 from jobs import commands
 from jobs.commands import Beaten, Committed, Ended, Handover, MicroBatch, Outcome, Swept, Taken, View
-from jobs.records import SCHEMA, STAGES, Head, Job, Lane, StageName
+from jobs.looks import Seen, look
+from jobs.records import SCHEMA, STAGES, CacheTerms, Head, Idempotency, Job, Lane, StageName, line_of
 from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
+from jobs.submits import Submitted, submit
+from jobs.tenants import Tenant
 
 NAMESPACE = "t"
 POOL = "default"
 LEASE_MS = 6_000
+HOUR_MS = 3_600_000
 SWEEPER_LEASE_MS = 3_000
 WINDOW = 4
 """Micro-batches that the broker holds in these tests: one for each slot of a worker that never dies."""
 FLOW = Flow.of(read_settings())
 DOCUMENT = b'{"status":"completed"}'
+FAILURE = b'{"error":{"code":"x"}}'
 
 
 class House:
@@ -27,6 +33,7 @@ class House:
 
     def __init__(self, client: Any) -> None:
         self.client = client
+        self.tenants: dict[str, Tenant] = {}
         self._made = 0
         self.bound()
         client.hset(self.key(f"slots:{POOL}"), "immortal", WINDOW)
@@ -41,15 +48,18 @@ class House:
         dead_letter_retention_ms: int = 7_200_000,
         dead_letters_max: int = 1_000,
         dead_letters_bytes_max: int = 10_000_000,
+        idempotency_ms: int = 24 * HOUR_MS,
+        cache_max: int = 1_000,
     ) -> None:
-        """Set what bounds micro-batches and retention."""
+        """Set what bounds micro-batches, retention, and what is kept of answers."""
         given = {"jobs_max": jobs_max, "bytes_max": bytes_max, "slice_us": slice_us, "retention_ms": retention_ms}
+        answers = {"idempotency_ms": idempotency_ms, "cache_max": cache_max}
         letters = {
             "dead_letter_retention_ms": dead_letter_retention_ms,
             "dead_letters_max": dead_letters_max,
             "dead_letters_bytes_max": dead_letters_bytes_max,
         }
-        self.store = JobStore(self.client, NAMESPACE, FLOW._replace(**given, **letters))
+        self.store = JobStore(self.client, NAMESPACE, FLOW._replace(**given, **letters, **answers))
 
     def key(self, name: str) -> str:
         return f"{NAMESPACE}:{name}"
@@ -70,18 +80,45 @@ class House:
         attempts_max: int = 3,
         trace: str = "",
         media_type: str = "a/b",
+        tenant: str = "acme",
+        weight: float = 1.0,
+        key: str = "",
+        cache: str = "",
+        fresh_ms: int = HOUR_MS,
+        refresh: bool = False,
     ) -> Job:
+        """A job; ``weight``: its model's, ``key``: its Idempotency-Key, ``cache``: the key of its answer."""
         self._made += 1
-        now_ms = self.now_ms
+        now_ms, task_id = self.now_ms, f"job-{self._made:04}"
         head = Head(
-            *(SCHEMA, "acme", model, 1, lane, now_ms, now_ms + 600_000, attempts_max, media_type, b"sha"),
+            *(SCHEMA, tenant, model, 1, lane, now_ms, now_ms + 600_000, attempts_max, media_type, b"sha"),
             traceparent=trace,
         )
-        return Job.of(f"job-{self._made:04}", head, POOL, data)
+        return Job(
+            *(task_id, head, line_of(POOL, lane, model, 1), data, weight),
+            idempotency=Idempotency(key, sha256(data).digest() + task_id.encode()) if key else None,
+            cache=CacheTerms(cache.encode(), fresh_ms, refresh) if cache else None,
+        )
+
+    def jobs(self, count: int, **given: Any) -> list[Job]:
+        """So many jobs alike."""
+        return [self.job(**given) for _ in range(count)]
+
+    def write(self, *jobs: Job) -> Submitted:
+        """Write the jobs in one round trip, for tenants as they are set."""
+        return self.store.run(submit(jobs, self.tenants))
 
     def submit(self, *jobs: Job) -> list[MicroBatch]:
         """Write the jobs in one round trip; what is to be published."""
-        return self.store.run(commands.submit(jobs)).publish
+        return self.write(*jobs).publish
+
+    def set_tenant(self, name: str, **given: Any) -> None:
+        """Give a tenant a weight or quotas."""
+        self.tenants[name] = Tenant(name, **given)
+
+    def look(self) -> Seen:
+        """What a gateway sees of it all."""
+        return self.store.run(look())
 
     def submit_one(self, **given: Any) -> tuple[str, MicroBatch]:
         """Submit a job while the window has room: its id and its micro-batch."""
@@ -94,9 +131,37 @@ class House:
         task_id, microbatch = self.submit_one(**given)
         return task_id, self.take(microbatch)
 
-    def fill_window(self, model: str = "x") -> list[MicroBatch]:
+    def completed(self, **given: Any) -> str:
+        """A job that has completed."""
+        task_id, microbatch = self.submit_one(**given)
+        self.finish(microbatch)
+        return task_id
+
+    def failed(self, code: str = "internal", document: bytes = FAILURE, **given: Any) -> str:
+        """A job that failed at preprocess: a dead letter."""
+        task_id, taken = self.processing(**given)
+        self.end(taken, [Outcome(task_id, Event.FAIL, document, code)])
+        return task_id
+
+    def cancel(self, task_id: str) -> str:
+        """Cancel a job; what was said to it."""
+        return self.store.run(commands.cancel(task_id)).verdict
+
+    def replay(self, *task_ids: str) -> list[str]:
+        """Run jobs again that failed or expired."""
+        heads = [self.store.run(commands.head_of(task_id)) for task_id in task_ids]
+        jobs = [(task_id, head) for task_id, head in zip(task_ids, heads, strict=True) if head is not None]
+        return self.store.run(commands.replay(jobs, self.now_ms))
+
+    def pause(self, model: str) -> None:
+        self.client.sadd(self.key("paused"), model)
+
+    def resume(self, model: str) -> None:
+        self.client.srem(self.key("paused"), model)
+
+    def fill_window(self, model: str = "x", lane: Lane = "interactive") -> list[MicroBatch]:
         """As many micro-batches of one job as the window holds."""
-        return [self.submit_one(model=model)[1] for _ in range(WINDOW)]
+        return [self.submit_one(model=model, lane=lane)[1] for _ in range(WINDOW)]
 
     def read(self, task_id: str) -> View | None:
         (view,) = self.store.run(commands.read([task_id]))
@@ -154,6 +219,15 @@ class House:
         """The jobs of a micro-batch, looked up without taking it."""
         members: bytes = self.client.hget(self.key(f"microbatch:{microbatch.number}"), "members")
         return members.decode().split()
+
+    def waiting(self, job: Job) -> list[str]:
+        """The jobs that wait in the line of ``job``, the next one first."""
+        return [each.decode() for each in self.client.zrange(self.key(f"line:{job.line}"), 0, -1)]
+
+    def left_over(self) -> set[str]:
+        """Every key but those of jobs and of the sweeper, without the namespace."""
+        keys = {key.decode().removeprefix(f"{NAMESPACE}:") for key in self.client.keys("*")}
+        return {key for key in keys if key != "sweeper" and not key.startswith("job:")}
 
     # --- time passes ---
 

@@ -9,9 +9,13 @@ from jobs.store import JobStore
 from tests.contract.house import FLOW, NAMESPACE, House
 from tests.waiting import wait_until
 
-KEPT = {"sequence", "pools", "seen", "cost:m/1", "retry-turns", "workers", "workers-seen", "slots:default"}
+KEPT = {
+    *("sequence", "pools", "seen", "workers", "workers-seen", "slots:default"),
+    *("cost:m/1", "retry-turns", "paced", "pace:default/interactive/m/1"),
+}
 """Keys without a TTL that remain when all jobs have ended: counters and marks, their number bounded by models,
-pools and workers. ``live``, ``line``, ``lines``, ``deadlines``, ``retries`` and ``suspects`` vanish when empty."""
+pools and workers. ``live``, ``line``, ``lines``, ``turns``, ``deadlines``, ``retries``, ``suspects``, ``open``,
+``flights`` and ``followers`` vanish when empty."""
 
 
 def test_every_ended_job_has_a_ttl(house: House) -> None:

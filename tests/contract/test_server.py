@@ -15,7 +15,8 @@ from jobs import commands
 from jobs.connect import async_redis_client, redis_client
 from jobs.errors import StoreUnavailableError
 from jobs.ids import KeyRing, TaskIds
-from jobs.store import AsyncJobStore, JobStore, digest, source
+from jobs.store import SHARED_TEXTS, AsyncJobStore, JobStore, digest, source
+from jobs.submits import submit
 from tests.contract.house import FLOW, NAMESPACE, House
 from tests.servers import RedisServer
 from tests.waiting import wait_until
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 SCRIPTS = (
     *("submit", "take", "commit", "release", "beat", "leave", "read", "sweep", "republish"),
-    *("cancel", "replay", "deadletters", "letters", "drop", "head", "keep"),
+    *("cancel", "replay", "deadletters", "letters", "drop", "head", "keep", "kept", "look", "starting"),
 )
 
 
@@ -53,7 +54,7 @@ def _as_gateway(server: RedisServer, scenario: Callable[[AsyncJobStore], Awaitab
 def test_a_gateway_gives_lost_scripts_again_too(house: House, server: RedisServer) -> None:
     async def submit_and_read(store: AsyncJobStore) -> list[str]:
         job = house.job()
-        await store.run(commands.submit([job]))
+        await store.run(submit([job], {}))
         house.client.script_flush()
         views = await store.run(commands.read([job.task_id]))
         return [view.state for view in views if view]
@@ -65,7 +66,7 @@ def test_many_calls_of_a_gateway_at_once_get_their_own_answers(house: House, ser
     jobs = [house.job() for _ in range(20)]
 
     async def submit_and_read(store: AsyncJobStore) -> list[list[Any]]:
-        await store.run(commands.submit(jobs[:10]))
+        await store.run(submit(jobs[:10], {}))
         return await asyncio.gather(*(store.run(commands.read([job.task_id])) for job in jobs))
 
     answers = _as_gateway(server, submit_and_read)
@@ -100,13 +101,13 @@ def test_connections_that_a_burst_left_behind_are_let_go(
 
 def test_a_submit_that_is_asked_again_changes_nothing(house: House) -> None:
     job = house.job()
-    first = house.store.run(commands.submit([job]))
+    first = house.store.run(submit([job], {}))
     taken = house.store.run(
         commands.take(first.publish[0].number, "preprocess", first.publish[0].sequence, "w", 6_000)
     )
     assert taken.verdict == "taken"
 
-    assert house.store.run(commands.submit([job])).publish == []
+    assert house.store.run(submit([job], {})).publish == []
     (view,) = house.store.run(commands.read([job.task_id]))
     assert view is not None
     assert (view.state, view.stage) == ("processing", "preprocess")
@@ -135,7 +136,7 @@ def test_every_script_ends_jobs_in_the_words_of_the_table(script: str) -> None:
 def test_the_list_of_scripts_is_whole() -> None:
     folder = Path(commands.__file__).parent / "scripts"
 
-    assert {path.stem for path in folder.glob("*.lua")} == {*SCRIPTS, "lib"}
+    assert {path.stem for path in folder.glob("*.lua")} == {*SCRIPTS, *SHARED_TEXTS}
 
 
 def test_real_ids_are_taken_in_the_order_in_which_they_were_issued(house: House) -> None:

@@ -12,23 +12,6 @@ from jobs.states import Event
 from tests.contract.house import DOCUMENT, House, ids
 
 
-def _cancel(house: House, task_id: str) -> str:
-    return house.store.run(commands.cancel(task_id)).verdict
-
-
-def _fail(house: House, code: str = "internal", **given: object) -> str:
-    """A dead letter."""
-    task_id, taken = house.processing(**given)
-    house.end(taken, [Outcome(task_id, Event.FAIL, b'{"error":{"code":"x"}}', code)])
-    return task_id
-
-
-def _replay(house: House, *task_ids: str) -> list[str]:
-    heads = [house.store.run(commands.head_of(task_id)) for task_id in task_ids]
-    jobs = [(task_id, head) for task_id, head in zip(task_ids, heads, strict=True) if head is not None]
-    return house.store.run(commands.replay(jobs, house.now_ms))
-
-
 def _letters(house: House, **wanted: object) -> DeadLetters:
     return house.store.run(commands.dead_letters(**{"most": 100, **wanted}))  # type: ignore[arg-type]
 
@@ -41,7 +24,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_leaves_its_line(house: House) ->
     job = house.job()
     house.submit(job)
 
-    assert _cancel(house, job.task_id) == "cancelled"
+    assert house.cancel(job.task_id) == "cancelled"
 
     assert (house.view(job.task_id).state, house.view(job.task_id).code) == ("cancelled", "cancelled-by-client")
     assert not house.client.exists(house.key(f"line:{job.line}"))
@@ -54,7 +37,7 @@ def test_a_job_between_two_stages_is_cancelled_at_once_and_no_worker_gets_it(hou
     cancelled, other = house.members(microbatch)
     house.hand_on(house.take(microbatch))
 
-    assert _cancel(house, cancelled) == "cancelled"
+    assert house.cancel(cancelled) == "cancelled"
 
     assert [member.task_id for member in house.take(microbatch, stage="inference").members] == [other]
 
@@ -63,7 +46,7 @@ def test_a_job_that_waits_for_its_retry_is_cancelled_at_once(house: House) -> No
     task_id, taken = house.processing()
     house.end(taken, [Outcome(task_id, Event.RETRY, code="internal", delay_ms=60_000)])
 
-    assert _cancel(house, task_id) == "cancelled"
+    assert house.cancel(task_id) == "cancelled"
 
     assert house.client.zscore(house.key("retries"), task_id) is None
 
@@ -73,7 +56,7 @@ def test_a_running_job_is_promised_its_cancellation_and_gets_it_at_the_boundary(
     cancelled, other = house.members(microbatch)
     taken = house.take(microbatch)
 
-    assert _cancel(house, cancelled) == "cancelling"
+    assert house.cancel(cancelled) == "cancelling"
     assert house.view(cancelled).state == "processing"  # it is not said before it is true
     committed = house.hand_on(taken)
 
@@ -85,7 +68,7 @@ def test_a_running_job_is_promised_its_cancellation_and_gets_it_at_the_boundary(
 @pytest.mark.parametrize("event", [Event.COMPLETE, Event.FAIL, Event.RETRY])
 def test_whatever_the_last_stage_makes_of_it_a_promised_cancellation_holds(house: House, event: Event) -> None:
     task_id, taken = house.processing()
-    assert _cancel(house, task_id) == "cancelling"
+    assert house.cancel(task_id) == "cancelling"
 
     house.end(taken, [Outcome(task_id, event, DOCUMENT, "internal", 1)])
 
@@ -96,7 +79,7 @@ def test_whatever_the_last_stage_makes_of_it_a_promised_cancellation_holds(house
 
 def test_a_cancellation_promised_by_a_worker_that_died_holds(house: House) -> None:
     task_id, taken = house.processing()
-    _cancel(house, task_id)
+    house.cancel(task_id)
     house.lease_runs_out(taken.number)
 
     assert ids(house.sweep().ended) == [task_id]
@@ -109,29 +92,29 @@ def test_the_holder_learns_when_all_that_it_runs_is_cancelled(house: House) -> N
     taken = house.take(microbatch)
     held = [(taken.number, taken.epoch)]
 
-    _cancel(house, first)
+    house.cancel(first)
     assert house.beat("worker", held).cancelled == []
-    _cancel(house, second)
+    house.cancel(second)
     assert house.beat("worker", held).cancelled == [taken.number]
 
 
 def test_cancelling_twice_says_the_same_and_an_end_is_not_cancelled(house: House) -> None:
     task_id, microbatch = house.submit_one()
-    assert [_cancel(house, task_id), _cancel(house, task_id)] == ["cancelled", "cancelled"]
+    assert [house.cancel(task_id), house.cancel(task_id)] == ["cancelled", "cancelled"]
     assert house.take(microbatch).verdict == "empty"
 
     completed, microbatch = house.submit_one()
     house.finish(microbatch)
-    assert _cancel(house, completed) == "ended"
+    assert house.cancel(completed) == "ended"
     assert house.view(completed).state == "completed"
-    assert _cancel(house, "never-was") == "gone"
+    assert house.cancel("never-was") == "gone"
 
 
 def test_a_job_past_its_deadline_is_expired_rather_than_cancelled(house: House) -> None:
     task_id, _ = house.submit_one()
     house.deadline_passes(task_id)
 
-    assert _cancel(house, task_id) == "ended"
+    assert house.cancel(task_id) == "ended"
     assert house.view(task_id).state == "expired"
 
 
@@ -139,9 +122,9 @@ def test_a_job_past_its_deadline_is_expired_rather_than_cancelled(house: House) 
 
 
 def test_a_failed_job_runs_again_with_attempts_and_a_deadline_of_its_own(house: House) -> None:
-    task_id = _fail(house, attempts_max=1)
+    task_id = house.failed(attempts_max=1)
 
-    assert _replay(house, task_id) == ["replayed"]
+    assert house.replay(task_id) == ["replayed"]
 
     (microbatch,) = house.sweep().publish
     (member,) = house.take(microbatch).members
@@ -156,12 +139,12 @@ def test_an_expired_job_runs_again(house: House) -> None:
     house.deadline_passes(task_id)
     house.sweep()
 
-    assert _replay(house, task_id) == ["replayed"]
+    assert house.replay(task_id) == ["replayed"]
     assert house.view(task_id).state == "queued"
 
 
 def test_of_two_replays_at_once_one_runs(house: House) -> None:
-    task_id = _fail(house)
+    task_id = house.failed()
     head = house.store.run(commands.head_of(task_id))
     assert head is not None
     twice = commands.replay([(task_id, head), (task_id, head)], house.now_ms)
@@ -177,7 +160,7 @@ def test_only_what_failed_or_expired_runs_again(house: House) -> None:
     house.finish(microbatch)
     waiting, _ = house.submit_one(model="x")
     cancelled, _ = house.submit_one(model="y")
-    _cancel(house, cancelled)
+    house.cancel(cancelled)
 
     assert [house.store.run(commands.head_of(each)) for each in (completed, waiting, cancelled)] == [None] * 3
 
@@ -186,7 +169,7 @@ def test_a_zombie_of_the_generation_before_changes_nothing(house: House) -> None
     task_id, zombie = house.processing(attempts_max=1)
     house.deadline_passes(task_id)
     house.sweep()
-    _replay(house, task_id)
+    house.replay(task_id)
 
     assert house.end(zombie).ended == []
     assert house.view(task_id).state == "queued"
@@ -196,7 +179,7 @@ def test_a_zombie_of_the_generation_before_changes_nothing(house: House) -> None
 
 
 def test_what_failed_is_a_dead_letter_with_all_that_is_known_of_it(house: House) -> None:
-    task_id = _fail(house, "model-error", model="n", data=b"the input")
+    task_id = house.failed("model-error", model="n", data=b"the input")
 
     (letter,) = _letters(house).letters
 
@@ -213,13 +196,13 @@ def test_what_completed_expired_or_was_cancelled_is_none(house: House) -> None:
     house.deadline_passes(late)
     house.sweep()
     cancelled, _ = house.submit_one(model="y")
-    _cancel(house, cancelled)
+    house.cancel(cancelled)
 
     assert _letters(house).letters == []
 
 
 def test_dead_letters_are_listed_youngest_first_page_by_page(house: House) -> None:
-    failed = [_fail(house) for _ in range(5)]
+    failed = [house.failed() for _ in range(5)]
     seen: list[str] = []
     cursor, pages = "", 0
     while cursor or not pages:
@@ -232,8 +215,8 @@ def test_dead_letters_are_listed_youngest_first_page_by_page(house: House) -> No
 
 
 def test_a_list_is_filtered_by_model_stage_code_and_instant(house: House) -> None:
-    first = _fail(house, "model-error", model="a")
-    second = _fail(house, "internal", model="b")
+    first = house.failed("model-error", model="a")
+    second = house.failed("internal", model="b")
 
     def found(**wanted: object) -> list[str]:
         return [each.task_id for each in _letters(house, **wanted).letters]
@@ -245,19 +228,19 @@ def test_a_list_is_filtered_by_model_stage_code_and_instant(house: House) -> Non
 
 
 def test_a_dropped_letter_loses_its_input_and_its_end_stays_readable(house: House) -> None:
-    task_id = _fail(house)
+    task_id = house.failed()
 
     assert house.store.run(commands.drop([task_id, "never-was"])) == 1
 
     assert _letters(house).letters == []
     assert house.view(task_id).state == "failed"
     assert 0 < house.client.pttl(house.key(f"job:{task_id}")) <= 3_600_000
-    assert _replay(house, task_id) == ["gone"]
+    assert house.replay(task_id) == ["gone"]
 
 
 def test_beyond_their_most_the_oldest_letter_loses_its_input(house: House) -> None:
     house.bound(dead_letters_max=2)
-    failed = [_fail(house) for _ in range(3)]
+    failed = [house.failed() for _ in range(3)]
 
     assert [each.task_id for each in _letters(house).letters] == failed[:0:-1]
     assert house.client.hget(house.key(f"job:{failed[0]}"), "input") is None
@@ -266,10 +249,10 @@ def test_beyond_their_most_the_oldest_letter_loses_its_input(house: House) -> No
 
 def test_beyond_their_bytes_the_oldest_letters_lose_their_inputs(house: House) -> None:
     house.bound(dead_letters_bytes_max=2_500)
-    small, large = [_fail(house, data=b"x" * 600) for _ in range(3)], _fail(house, data=b"x" * 1_500)
+    small, large = [house.failed(data=b"x" * 600) for _ in range(3)], house.failed(data=b"x" * 1_500)
 
     assert [each.task_id for each in _letters(house).letters] == [large, small[-1]]
-    assert _replay(house, large) == ["replayed"]
+    assert house.replay(large) == ["replayed"]
     assert house.client.hgetall(house.key("dead-letter-bytes")).keys() == {small[-1].encode(), b"total"}
     assert house.store.run(commands.drop([small[-1]])) == 1
     assert not house.client.exists(house.key("dead-letter-bytes"))
@@ -277,14 +260,14 @@ def test_beyond_their_bytes_the_oldest_letters_lose_their_inputs(house: House) -
 
 def test_a_letter_larger_than_all_may_be_keeps_no_input(house: House) -> None:
     house.bound(dead_letters_bytes_max=500)
-    failed = _fail(house, data=b"x" * 600)
+    failed = house.failed(data=b"x" * 600)
 
     assert _letters(house).letters == []
     assert house.view(failed).state == "failed"
 
 
 def test_a_replay_that_is_asked_again_says_the_same(house: House) -> None:
-    task_id = _fail(house)
+    task_id = house.failed()
     head = house.store.run(commands.head_of(task_id))
     assert head is not None
     command = commands.replay([(task_id, head)], house.now_ms)
@@ -294,7 +277,7 @@ def test_a_replay_that_is_asked_again_says_the_same(house: House) -> None:
 
 
 def test_a_letter_whose_record_is_gone_is_forgotten_by_the_sweeper(house: House) -> None:
-    gone, stays = _fail(house), _fail(house)
+    gone, stays = house.failed(), house.failed()
     house.client.delete(house.key(f"job:{gone}"))
 
     house.sweep()

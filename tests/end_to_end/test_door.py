@@ -72,7 +72,7 @@ def check_problem(answer: httpx.Response, status: int, code: str, pointer: str |
     assert said["status"] == status
     assert said["title"]
     assert said["detail"]
-    assert said["retryable"] is (status == 503)
+    assert said["retryable"] is (status in {429, 503})
     assert said["request_id"] == answer.headers["x-request-id"]
     assert [each["pointer"] for each in said.get("errors", [])] == ([] if pointer is None else [pointer])
 

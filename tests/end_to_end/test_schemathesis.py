@@ -24,7 +24,7 @@ ROUTES = {
     *(("/dead-letters", "GET"), ("/dead-letters", "DELETE"), ("/dead-letters/replay", "POST")),
     *(("/dead-letters/{task_id}", "GET"), ("/dead-letters/{task_id}", "DELETE")),
     *(("/dead-letters/{task_id}/input", "GET"),),
-    *(("/livez", "GET"), ("/readyz", "GET"), ("/metrics", "GET")),
+    *(("/livez", "GET"), ("/readyz", "GET"), ("/metrics", "GET"), ("/capacity", "GET")),
 }
 
 one_system = pytest.mark.parametrize("shared_system", ["embedded"], indirect=True)
@@ -58,7 +58,7 @@ def test_a_real_submit_and_its_polls_answer_as_the_document_says(system: System)
     submit: Any = schema["/predict/{model}"]["POST"]
     poll: Any = schema["/result/{task_id}"]["GET"]
     named = {"path_parameters": {"model": "tensor-demo"}, "media_type": "application/json"}
-    body = {"input": [0.0] * 64}
+    body = {"input": [0.125] * 64}
     waiting = {"Prefer": "wait=20"}
     assert submit.Case(body=body, **named).call_and_validate(checks=CHECKS).status_code == 202
     assert submit.Case(body=body, headers=waiting, **named).call_and_validate(checks=CHECKS).status_code == 200

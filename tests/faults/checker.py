@@ -46,6 +46,8 @@ class Tally:
     """What the transport said of them."""
     orphans: int = 0
     """Jobs in the store whose submit got no answer."""
+    repeated: int = 0
+    """Submits that were sent again with their Idempotency-Key."""
     refused: dict[str, int] = field(default_factory=dict)
     cancels: dict[str, int] = field(default_factory=dict)
     """What cancels were answered."""
@@ -63,6 +65,8 @@ class Tally:
     """Ended otherwise than it should: a good job failed, a bad one completed, one cancelled completed after all."""
     doubled: int = 0
     """Ended a second time, or with a document that changed."""
+    forked: int = 0
+    """Sent again with its Idempotency-Key, and answered with another job."""
     faulty_answers: int = 0
     """5xx other than 503."""
     examples: list[str] = field(default_factory=list)
@@ -70,7 +74,7 @@ class Tally:
     @property
     def broken(self) -> list[str]:
         """The promises that did not hold."""
-        names = ("lost", "wrong", "unexpected", "doubled", "faulty_answers")
+        names = ("lost", "wrong", "unexpected", "doubled", "forked", "faulty_answers")
         return [f"{name} {getattr(self, name)}" for name in names if getattr(self, name)]
 
     def document(self) -> dict[str, Any]:
@@ -130,6 +134,11 @@ class Checker:
         silent = Counter(_word(submit.answer) for submit in workload.submits if submit.is_unknown)
         tally.unknown += silent.total()
         tally.silence = dict(Counter(tally.silence) + silent)
+        for submit in workload.submits:
+            tally.repeated += bool(submit.answers)
+            bodies = [answer.body for answer in submit.answers if answer.status == 202]
+            if any(body != bodies[0] for body in bodies):
+                tally.blame("forked", f"{submit.kind} job {submit.task_id}: {[body['task_id'] for body in bodies]}")
         refused = Counter(_word(submit.answer) for submit in workload.submits if _is_refusal(submit))
         tally.refused = dict(Counter(tally.refused) + refused)
         cancels = Counter(_word(submit.cancel) for submit in workload.submits if submit.cancel)
@@ -214,7 +223,7 @@ def _is_right(document: dict[str, Any], expected: NDArray[np.float32]) -> bool:
 
 
 def _has_unknown(workload: Workload) -> bool:
-    return any(submit.is_unknown for submit in workload.submits)
+    return any(submit.left_unknown for submit in workload.submits)
 
 
 def _is_refusal(submit: Submit) -> bool:

@@ -1,16 +1,19 @@
 """The workload of every case: jobs with known answers, submitted at a fixed rate whatever becomes of them.
 
 In 100 jobs 5 fail on purpose (a cut-off PNG, which passes the door's look at its header) and 5 are cancelled as soon
-as they are accepted; two tenants take turns; every fifth job is polled while the run goes on.
+as they are accepted; two tenants take turns; every fifth job is polled while the run goes on. One in ten has an
+Idempotency-Key, and is sent once more whatever it was answered: it is one job all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 
 from jobs.faults import POISON
 from tests.end_to_end.reference import inputs
-from tests.faults.client import Answer, Client
+from tests.faults.client import NO_ANSWER, Answer, Client
 from tests.faults.fault_system import TENANTS, FaultSystem
 from tests.system import ROOT
 
@@ -28,8 +31,12 @@ RATE: Final = 50.0
 EVERY: Final = 20
 """One in so many jobs fails on purpose, and one is cancelled."""
 POLL_EVERY: Final = 5
-REPEATS: Final = 0
-"""One in ten repeats its request with the same Idempotency-Key, once the gateway knows that header."""
+REPEAT_EVERY: Final = 10
+REPEAT_AT: Final = 4
+"""Of ten, the one that has an Idempotency-Key; those that faults are aimed at have none."""
+REPEAT_S: Final = 20.0
+REPEAT_PAUSE_S: Final = 0.2
+"""A repeat that nobody answers is sent again, for so long."""
 PROBE_S: Final = 0.1
 BAD_PNG: Final = (ROOT / "models" / "digits" / "samples" / "03-label-3.png").read_bytes()[:60]
 
@@ -43,8 +50,13 @@ class Submit:
     number: int
     kind: Kind
     tenant: str
+    key: str = ""
+    """Its Idempotency-Key."""
     sent_at: float = 0.0
     answer: Answer | None = None
+    """Of several, the first that said which job it is."""
+    answers: list[Answer] = field(default_factory=list)
+    """All of them, where it was repeated."""
     cancel: Answer | None = None
     seen: dict[str, Any] | None = None
     """The terminal document, where it was polled before the end."""
@@ -58,6 +70,11 @@ class Submit:
     def is_unknown(self) -> bool:
         """Whether nobody told the client what became of it."""
         return self.answer is not None and self.answer.is_unknown
+
+    @property
+    def left_unknown(self) -> bool:
+        """Whether a job may have been stored that this answer did not name."""
+        return self.is_unknown or any(each.is_unknown for each in self.answers)
 
 
 class Workload:
@@ -76,12 +93,16 @@ class Workload:
         poison: int | None = None,
         keepalive: bool = True,
         urls: list[str] | None = None,
+        repeat_all: bool = False,
     ) -> None:
         self.rows: NDArray[np.float32] = inputs(jobs, next(_seeds))
         self.submits = [
             Submit(number, _kind(number) if mixed else "good", TENANTS[number % len(TENANTS)])
             for number in range(jobs)
         ]
+        for submit in self.submits:
+            if repeat_all or submit.number % REPEAT_EVERY == REPEAT_AT:
+                submit.key = secrets.token_hex(8)
         if poison is not None:
             self.submits[poison].kind = "poison"
             self.rows[poison, 0] = POISON
@@ -144,6 +165,8 @@ class Workload:
         headers = {"Authorization": self._keys[submit.tenant]}
         submit.sent_at = time.monotonic()
         submit.answer = await self._client.ask("submit", "POST", **self._request(submit, headers))
+        if submit.key:
+            await self._repeat(submit, headers)
         if not submit.task_id:
             return
         if submit.kind == "cancel":
@@ -154,9 +177,22 @@ class Workload:
             answer = await self._client.ask("poll", "GET", f"/result/{submit.task_id}", headers=headers)
             submit.seen = answer.body if answer.status == 200 else None
 
+    async def _repeat(self, submit: Submit, headers: dict[str, str]) -> None:
+        """Send it again with its key: once, or until somebody answers."""
+        assert submit.answer is not None
+        submit.answers = [submit.answer]
+        give_up_at = time.monotonic() + REPEAT_S
+        while len(submit.answers) == 1 or (submit.answers[-1].status == NO_ANSWER and time.monotonic() < give_up_at):
+            if submit.answers[-1].status == NO_ANSWER:
+                await asyncio.sleep(REPEAT_PAUSE_S)
+            submit.answers.append(await self._client.ask("repeat", "POST", **self._request(submit, headers)))
+        submit.answer = next((each for each in submit.answers if each.status == HTTPStatus.ACCEPTED), submit.answer)
+
     def _request(self, submit: Submit, headers: dict[str, str]) -> dict[str, Any]:
-        if submit.kind == "bad":
-            picture = {"Content-Type": "image/png"}
+        if submit.key:
+            headers = headers | {"Idempotency-Key": submit.key}
+        if submit.kind == "bad":  # all with one input, and each is to run
+            picture = {"Content-Type": "image/png", "Cache-Control": "no-store"}
             return {"path": "/predict/digits", "content": BAD_PNG, "headers": headers | picture}
         row = self.rows[submit.number].tolist()
         return {"path": "/predict/tensor-demo", "json": {"input": row}, "headers": headers}

@@ -14,8 +14,11 @@ from tests.waiting import wait_until
 LIVE_S = 0.2
 GROWTH_BYTES_MAX = 50 * 1000 * 1000
 PROBES = 15
-OF_A_JOB = re.compile(rb":(job:[0-9a-f]{56}|cost:[a-z-]+/\d+|dead-letters|dead-letter-bytes)$")
-"""What any job leaves for its retention, and what the jobs of a version cost."""
+OF_A_JOB = re.compile(
+    rb":(job:[0-9a-f]{56}|idempotency:[0-9a-f]{64}|dead-letters|dead-letter-bytes|cache|cache-ends"
+    rb"|cost:[a-z-]+/\d+|paced|pace:[a-z]+/(interactive|bulk)/[a-z-]+/\d+)$"
+)
+"""What any job leaves for its retention, its key, its answer's place in the cache; cost and pace of a version."""
 
 
 @contextmanager

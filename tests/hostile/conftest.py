@@ -13,6 +13,7 @@ from tests.system import System, attach_logs
 HEAD_TIMEOUT_S = 2
 BODY_TIMEOUT_S = 2
 WAIT_S_MAX = 1
+CONNECTIONS_MAX = 1_500
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,6 +31,7 @@ def whole_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         "PENSTOCK_HEAD_TIMEOUT_S": str(HEAD_TIMEOUT_S),
         "PENSTOCK_BODY_TIMEOUT_S": str(BODY_TIMEOUT_S),
         "PENSTOCK_WAIT_S_MAX": str(WAIT_S_MAX),
+        "PENSTOCK_CONNECTIONS_MAX": str(CONNECTIONS_MAX),
     }
     with System("redis", folder, workers=1, **timeouts) as system:
         yield system

@@ -240,7 +240,7 @@ class _Following:
 
 
 def _headers(job: Job, key: str, *, waits: bool) -> dict[str, str]:
-    headers = {"Authorization": key, "Content-Type": job.request.media_type}
+    headers = {"Authorization": key, "Content-Type": job.request.media_type, "Cache-Control": "no-store"}
     return headers | ({"Prefer": f"wait={WAIT_S}"} if waits else {})
 
 

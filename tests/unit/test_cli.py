@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from jobs.connect import redis_client
 from jobs.errors import SetupError
 from jobs.settings import read_settings
 from penstock import roles
@@ -52,6 +53,52 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert made.stdout.strip() not in listed.stdout
     assert (missing.returncode, missing.stdout) == (0, "")
     assert (revoked.returncode, revoked.stderr) == (0, "")
+
+
+def test_tenants_are_set_listed_and_removed(tmp_path: Path) -> None:
+    with RedisServer(tmp_path).start() as server:
+        set_ = penstock(
+            *("tenants", "set", "acme", "--weight", "2", "--rate", "0.5", "--burst", "3", "--open-max", "7"),
+            store_url=server.url,
+        )
+        plain = penstock("tenants", "set", "other", store_url=server.url)
+        listed = penstock("tenants", "list", store_url=server.url)
+        wrong = penstock("tenants", "set", "acme", "--weight", "0", store_url=server.url)
+        removed = penstock("tenants", "remove", "acme", store_url=server.url)
+        again = penstock("tenants", "remove", "acme", store_url=server.url)
+
+    assert (set_.returncode, set_.stdout, set_.stderr) == (0, "", "")
+    assert plain.returncode == 0
+    rows = {
+        cells[0]: cells[1:]
+        for line in listed.stdout.splitlines()
+        if len(cells := line.replace("\u2502", " ").split()) == 5
+    }
+    assert rows == {"acme": ["2", "0.5/s", "3", "7"], "other": ["1", "any", "1", "any"]}
+    assert (wrong.returncode, wrong.stderr) == (78, "penstock: weight 0.0 is out of range: use 0.01 to 100\n")
+    assert removed.returncode == 0
+    assert again.returncode == 78
+    assert again.stderr.startswith("penstock: nothing is set for tenant 'acme'")
+
+
+def test_a_model_is_paused_and_resumed(tmp_path: Path) -> None:
+    with RedisServer(tmp_path).start() as server, redis_client(server.url, 5.0) as client:
+        client.hset("penstock:models", mapping={"digits/1": "{}", "digits/2": "{}", "a/b/1": "{}"})
+        said = [
+            penstock(*words, store_url=server.url).stdout
+            for words in (("resume", "digits"), *[("pause", "digits")] * 2, *[("resume", "digits")] * 2)
+        ]
+        unknown = penstock("pause", "digit", store_url=server.url)
+
+    assert said == [
+        "digits was not paused\n",
+        "digits is paused\n",
+        "digits was paused before\n",
+        "digits goes on\n",
+        "digits was not paused\n",
+    ]
+    assert unknown.returncode == 78
+    assert unknown.stderr == "penstock: there is no model 'digit'; there are a/b, digits\n"
 
 
 def test_keys_without_a_store_say_which_one_is_away(tmp_path: Path) -> None:

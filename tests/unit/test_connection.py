@@ -27,10 +27,12 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def _serving(head_timeout_s: float) -> AsyncIterator[tuple[asyncio.Server, ServerState]]:
+async def _serving(
+    head_timeout_s: float, connections_max: int = 1_000
+) -> AsyncIterator[tuple[asyncio.Server, ServerState]]:
     config = Config(cast("Any", _app), lifespan="off", log_config=None)
     config.load()
-    made = cast("Callable[..., Connection]", connection(head_timeout_s))
+    made = cast("Callable[..., Connection]", connection(head_timeout_s, connections_max))
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0
@@ -161,3 +163,28 @@ def test_what_is_not_http_is_refused_as_a_problem() -> None:
     assert received.startswith(b"HTTP/1.1 400 ")
     assert b"content-type: application/problem+json\r\n" in received
     assert b"/problems/malformed" in received
+
+
+def test_a_connection_too_many_is_refused_and_one_that_goes_makes_room() -> None:
+    async def run() -> list[bytes]:
+        async with _serving(PATIENT_S, connections_max=2) as (server, state):
+            address = server.sockets[0].getsockname()
+            first, second = [await asyncio.open_connection(*address) for _ in range(2)]
+            await _until(lambda: len(state.connections) == 2)
+            reader, writer = await asyncio.open_connection(*address)
+            received = [await _bounded(reader.read())]
+            writer.close()
+            first[1].close()
+            await _until(lambda: len(state.connections) == 1)
+            for reader, writer in (second, await asyncio.open_connection(*address)):
+                writer.write(GET + b"\r\n")
+                received.append(await _bounded(reader.readuntil(b"served")))
+                writer.close()
+            return received
+
+    refused, *served = asyncio.run(run())
+
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"/problems/too-many-connections" in refused
+    assert b"retry-after: 1\r\n" in refused
+    assert all(b"200 OK" in each for each in served)

@@ -122,6 +122,21 @@ def test_authorization_query_and_server_are_given_on_as_they_came() -> None:
     assert _request().authorization is None
 
 
+def test_an_idempotency_key_is_given_on_as_it_came_and_cache_control_in_lower_case() -> None:
+    request = _request(idempotency_key='"Ab c"', cache_control="No-Cache")
+
+    assert (request.idempotency_key, request.cache_control) == (b'"Ab c"', b"no-cache")
+    assert (_request().idempotency_key, _request().cache_control) == (None, b"")
+
+
+def test_a_header_in_several_lines_is_one() -> None:
+    names = (b"idempotency-key", b"cache-control")
+    headers = [(name, value) for value in (b"a", b"b") for name in names]
+    request = Request({"path": "/predict/m", "headers": headers, "query_string": b""})
+
+    assert (request.idempotency_key, request.cache_control) == (b"a, b", b"a, b")
+
+
 @pytest.mark.parametrize("given", [TRACE, TRACE[:-2] + "00"])
 def test_a_valid_trace_context_is_kept(given: str) -> None:
     assert _request(traceparent=given).traceparent == given

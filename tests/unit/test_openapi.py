@@ -17,6 +17,8 @@ from jobs.records import LANES
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 HOT = {("post", "/predict"), ("post", "/predict/{model}"), ("get", "/result/{task_id}")}
 
+SUBMIT = {"version", "ttl_s", "lane", "cache", "admit", "retry", "input"}
+
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
@@ -75,11 +77,39 @@ def test_the_hot_routes_have_the_schemas_of_their_types(document: dict[str, Any]
     schemas = document["components"]["schemas"]
 
     assert body["application/json"]["schema"] == {"$ref": "#/components/schemas/Submit"}
-    assert set(schemas["Submit"]["properties"]) == {"version", "ttl_s", "lane", "retry", "input"}
-    assert set(schemas["SubmitTo"]["properties"]) == {"version", "ttl_s", "lane", "retry", "input", "model"}
+    assert set(schemas["Submit"]["properties"]) == SUBMIT
+    assert set(schemas["SubmitTo"]["properties"]) == SUBMIT | {"model"}
     assert schemas["Submit"]["additionalProperties"] is False
     assert {"task_id", "status", "links"} <= set(schemas["Accepted"]["required"])
     assert {"Pending", "Document", "Problem"} <= set(schemas)
+
+
+def test_a_job_that_waits_is_told_with_its_place_its_estimate_and_its_reason(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+
+    assert {"queue", "estimate", "waiting_reason"} <= set(schemas["Pending"]["properties"])
+    assert not {"queue", "estimate", "waiting_reason"} & set(schemas["Pending"]["required"])
+    assert set(schemas["Queue"]["properties"]) == {"position", "ahead", "lane"}
+    assert set(schemas["EstimateView"]["properties"]) == {"finish_in_s", "p90_finish_in_s"}
+
+
+def test_capacity_is_told_with_its_schemas(document: dict[str, Any]) -> None:
+    content = document["paths"]["/capacity"]["get"]["responses"]["200"]["content"]
+    schemas = document["components"]["schemas"]
+
+    assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/CapacityView"}
+    assert {"WorkersView", "PoolView", "WindowView", "LineView"} <= set(schemas)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/{model}"])
+def test_a_submit_takes_a_key_and_cache_control_and_may_meet_a_quota(document: dict[str, Any], path: str) -> None:
+    operation = document["paths"][path]["post"]
+    headers = {each["name"] for each in operation["parameters"] if each["in"] == "header"}
+
+    assert headers == {"Prefer", "Idempotency-Key", "Cache-Control"}
+    assert {"408", "413", "415", "422", "429", "503"} <= set(operation["responses"])
+    assert "Idempotency-Key" in operation["responses"]["422"]["description"]
+    assert {"Idempotent-Replayed", "RateLimit", "RateLimit-Policy"} <= set(operation["responses"]["202"]["headers"])
 
 
 def test_raw_bodies_have_their_options_in_the_query(document: dict[str, Any]) -> None:

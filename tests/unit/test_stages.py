@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from unittest.mock import Mock
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from inference.engine import Engine
 from jobs import commands
@@ -27,8 +29,9 @@ from jobs.errors import (
     StageTimeoutError,
     StoreUnavailableError,
 )
+from jobs.estimates import START_P90, Told
 from jobs.payload import TENSORS
-from jobs.records import STAGES, StageName
+from jobs.records import STAGES, CacheTerms, Job, StageName
 from jobs.settings import read_settings
 from jobs.store import JobStore
 from jobs.tensors import pack_item, unpack_item
@@ -192,6 +195,20 @@ def test_each_of_many_jobs_gets_its_own_result(worker: Worker, house: House, eng
             np.testing.assert_allclose(result[name], array[0], rtol=1e-5)
 
 
+def test_jobs_that_joined_end_with_the_one_that_ran_and_their_companions_go_on(worker: Worker, house: House) -> None:
+    """Of a bad input that several ask for at once, beside a good one: the commit ends jobs that it never carried."""
+    terms = CacheTerms(b"k" * 32, 60_000, refresh=False)
+    bad = [house.job(data=b"no tensors", model="tensor-demo", media_type=TENSORS) for _ in range(3)]
+    good = house.job(data=INPUT, model="tensor-demo", media_type=TENSORS)
+    (microbatch,) = house.submit(*(msgspec.structs.replace(job, cache=terms) for job in bad), good)
+    assert house.members(microbatch) == [bad[0].task_id, good.task_id]
+
+    went_on = [_run(worker, microbatch, stage) for stage in STAGES]
+
+    assert went_on == [True, True, False]
+    assert [house.view(job.task_id).state for job in (*bad, good)] == ["failed"] * 3 + ["completed"]
+
+
 def test_the_last_commit_publishes_what_the_window_now_has_room_for(
     worker: Worker, house: House, published: Recorder
 ) -> None:
@@ -202,6 +219,27 @@ def test_the_last_commit_publishes_what_the_window_now_has_room_for(
     _run(worker, first)  # its input is no tensor, so that it fails here and leaves the window
 
     assert [house.members(each) for each in published.published] == [[job.task_id]]
+
+
+def _told(house: House, told: Told, took_ms: int, data: bytes = INPUT) -> Job:
+    """A job for the tiny model that was let in so long ago with an estimate."""
+    job = house.job(model="tensor-demo", media_type=TENSORS, data=data)
+    queued_at_ms = job.head.queued_at_ms - took_ms
+    return replace(job, head=replace(job.head, queued_at_ms=queued_at_ms, estimate=told))
+
+
+def test_the_jobs_that_completed_tell_the_store_how_their_estimates_held(worker: Worker, house: House) -> None:
+    exceeded, held = Told(1, 100, 100, 200), Told(3, 3_600_000, 3_600_000, 7_200_000)
+    fails = _told(house, Told(0, 10, 10, 20), 60_000, b"not a tensor")
+    (microbatch,) = house.submit(_told(house, exceeded, 60_000), _told(house, held, 60_000), fails)
+
+    for stage in STAGES:
+        _run(worker, microbatch, stage)
+
+    pace = house.look().lines[microbatch.line].pace
+    assert pace["f50:1"] > 0 > pace["f50:3"]
+    assert pace["f90:1"] > START_P90 > pace["f90:3"]
+    assert {each for each in pace if each.startswith("f")} == {"fill", "f50:1", "f90:1", "f50:3", "f90:3"}
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, cast
 
 import pytest
 
 from api.access import Caller
-from api.catalog import Catalog, Offer
+from api.catalog import Catalog, Offer, offer_of
 from api.clock import StoreClock
 from api.http import Request
 from api.problems import refusal
 from api.submit import Desk
 from jobs.errors import (
+    IdempotencyKeyError,
     InvalidInputError,
     MalformedError,
     ModelNotFoundError,
@@ -22,12 +25,22 @@ from jobs.errors import (
     PenstockError,
     UnsupportedMediaTypeError,
 )
+from jobs.estimates import Estimate, Told
+from jobs.idempotency import Answer, repeat_of
 from jobs.ids import KeyRing, TaskIds, issued_at_ms
-from jobs.models import Limits, ModelConfig, ModelRecord, RetryPolicy, Signature, TensorSpec
+from jobs.models import (
+    CacheConfig,
+    InferenceConfig,
+    Limits,
+    ModelConfig,
+    ModelRecord,
+    RetryPolicy,
+    Signature,
+    TensorSpec,
+)
 from jobs.payload import TENSORS
 from jobs.records import Job
 from jobs.tensors import unpack_item
-from preprocess.kinds import kind
 
 NOW_MS = 1_795_000_000_123
 CALLER = Caller("acme", b"acme", "user")
@@ -47,7 +60,7 @@ class OneModel:
 
     def __init__(self, config: ModelConfig = CONFIG) -> None:
         records = [ModelRecord("m", version, "ready", config, "d" * 64, SIGNATURE) for version in (1, 2)]
-        self._offers = {record.version: Offer(record, kind(record)) for record in records}
+        self._offers = {record.version: offer_of(record) for record in records}
 
     def offer(self, model: str, version: int | None) -> Offer:
         chosen = 2 if version is None else version
@@ -71,16 +84,20 @@ def _job(
     media_type: str = "application/json",
     query: str | bytes = "",
     desk: Desk = DESK,
+    caller: Caller = CALLER,
+    estimate: Estimate | None = None,
+    more: Sequence[tuple[bytes, bytes]] = (),
     **headers: str,
 ) -> Job:
     given = {"content-type": media_type, **{name.replace("_", "-"): value for name, value in headers.items()}}
     scope = {
         "path": "/predict/m",
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+        "headers": [*((name.encode(), value.encode("latin-1")) for name, value in given.items()), *more],
         "query_string": query if isinstance(query, bytes) else query.encode(),
     }
     sent = json.dumps(body).encode() if isinstance(body, dict) else body
-    return desk.job(Request(scope), CALLER, model, sent)
+    request = Request(scope)
+    return desk.job(desk.order(request, model, sent), request, caller, sent, estimate)
 
 
 def _refused(error: type[PenstockError], body: bytes | dict[str, Any], *args: Any, **given: Any) -> PenstockError:
@@ -111,6 +128,7 @@ def test_a_request_becomes_a_job() -> None:
     assert head.input_sha256 == sha256(job.data).digest()
     assert job.line == "gpu/interactive/m/2"
     assert unpack_item(job.data)["x"].tolist() == [[1, 2, 3]]
+    assert (job.weight, job.idempotency) == (1.0, None)
 
 
 def test_its_id_is_bound_to_the_tenant_and_the_instant() -> None:
@@ -147,6 +165,109 @@ def test_the_media_type_of_json_may_have_parameters_and_capitals() -> None:
 def test_of_a_field_that_stands_twice_the_last_one_counts() -> None:
     assert _job(_with('"version": 1, "version": 2')).head.version == 2
     assert _job(bytes(12), media_type=OCTETS, query="version=1&version=2").head.version == 2
+
+
+# --- The result cache ---
+
+
+def _cache_key(body: bytes | dict[str, Any] | None = None, **given: Any) -> bytes:
+    job = _job({"input": [1, 2, 3]} if body is None else body, **given)
+    assert job.cache is not None
+    return job.cache.key
+
+
+def test_a_job_takes_part_in_the_result_cache_for_as_long_as_its_model_says() -> None:
+    job = _job({"input": [1, 2, 3]})
+
+    assert job.head.cached
+    assert job.cache is not None
+    assert (job.cache.fresh_ms, job.cache.refresh) == (300_000, False)
+
+
+def test_the_same_input_has_the_same_cache_key_however_it_is_sent() -> None:
+    key = _cache_key()
+
+    assert key == _cache_key({"input": [[1.0, 2.0, 3.0]], "ttl_s": 5, "lane": "bulk", "cache": "refresh"})
+    assert key == _cache_key(struct.pack("<3f", 1, 2, 3), media_type=OCTETS)
+    assert key == _cache_key(idempotency_key="k")
+
+
+def test_another_input_version_tenant_or_model_has_another_cache_key() -> None:
+    configured = ModelConfig(cache=CacheConfig(ttl_s=1), inference=InferenceConfig(batch_max=1))
+    keys = {
+        _cache_key(),
+        _cache_key({"input": [1, 2, 4]}),
+        _cache_key({"input": [[1, 2, 3], [1, 2, 3]]}),
+        _cache_key({"input": [1, 2, 3], "version": 1}),
+        _cache_key(caller=Caller("other", b"other", "user")),
+        _cache_key(desk=Desk(cast("Catalog", OneModel(configured)), IDS, Clock())),
+    }
+
+    assert len(keys) == 6
+
+
+@pytest.mark.parametrize("control", ["no-cache", "No-Cache", "max-age=0, no-cache"])
+def test_a_result_is_computed_anew_where_that_is_asked_for(control: str) -> None:
+    jobs = (_job(_with('"cache": "refresh"')), _job({"input": [1, 2, 3]}, cache_control=control))
+
+    assert all(job.cache and job.cache.refresh and job.head.cached for job in jobs)
+
+
+@pytest.mark.parametrize("control", ["no-store", "NO-STORE", "no-cache, no-store"])
+def test_a_job_has_no_part_in_the_result_cache_where_that_is_asked_for(control: str) -> None:
+    jobs = (
+        _job(_with('"cache": "off"')),
+        _job(bytes(12), media_type=OCTETS, query="cache=off"),
+        _job({"input": [1, 2, 3], "cache": "refresh"}, cache_control=control),
+    )
+
+    assert not any(job.cache or job.head.cached for job in jobs)
+
+
+def test_a_model_whose_answers_are_not_kept_has_no_result_cache() -> None:
+    desk = Desk(cast("Catalog", OneModel(ModelConfig(cache=CacheConfig(ttl_s=0)))), IDS, Clock())
+    job = _job({"input": [1, 2, 3]}, desk=desk)
+
+    assert job.cache is None
+    assert not job.head.cached
+
+
+# --- Idempotency-Key ---
+
+
+def test_a_key_travels_with_the_answer_that_is_given_now() -> None:
+    job = _job({"input": [1, 2, 3]}, idempotency_key='"k"')
+
+    assert job.idempotency is not None
+    told = repeat_of(job.idempotency, job.idempotency.kept).answer
+    assert told == Answer(job.task_id, "m", 2, NOW_MS, NOW_MS + 60_000)
+
+
+def test_a_request_without_a_key_has_none() -> None:
+    assert _job({"input": [1, 2, 3]}).idempotency is None
+
+
+@pytest.mark.parametrize("key", ["", '""', "k" * 256, "a b", "\xff"])
+def test_what_is_no_key_is_refused(key: str) -> None:
+    _refused(IdempotencyKeyError, {"input": [1, 2, 3]}, idempotency_key=key)
+
+
+def test_two_keys_are_none() -> None:
+    _refused(IdempotencyKeyError, {"input": [1, 2, 3]}, more=[(b"idempotency-key", b"a"), (b"idempotency-key", b"a")])
+
+
+def test_a_request_that_is_refused_for_its_input_is_so_whatever_its_key() -> None:
+    _refused(InvalidInputError, {"input": [1]}, idempotency_key="")
+
+
+# --- The estimate ---
+
+
+def test_the_estimate_of_the_door_travels_in_whole_milliseconds() -> None:
+    told = _job({"input": [1, 2, 3]}, estimate=Estimate(3, 1.0009, 1.2345, 2.9999)).head.estimate
+
+    assert told == Told(size=3, raw_ms=1_000, median_ms=1_234, p90_ms=2_999)
+    assert _job({"input": [1, 2, 3]}).head.estimate is None
 
 
 # --- POST /predict, where the body names the model ---
@@ -194,15 +315,15 @@ def test_an_unknown_field_is_pointed_at_and_the_known_ones_are_named() -> None:
     refused = _refused(InvalidInputError, _with('"ttl": 5'))
 
     assert refused.pointer == "/ttl"
-    assert refused.detail.endswith("known are version, ttl_s, lane, retry, input.")
+    assert refused.detail.endswith("known are version, ttl_s, lane, cache, admit, retry, input.")
 
 
 def test_the_known_fields_are_those_of_the_place() -> None:
     to = _refused(InvalidInputError, {"model": "m", "input": [1], "x": 1}, None)
     query = _refused(InvalidInputError, bytes(12), media_type=OCTETS, query="input=1")
 
-    assert to.detail.endswith("known are version, ttl_s, lane, retry, input, model.")
-    assert query.detail.endswith("known are version, ttl_s, lane, retry.attempts_max.")
+    assert to.detail.endswith("known are version, ttl_s, lane, cache, admit, retry, input, model.")
+    assert query.detail.endswith("known are version, ttl_s, lane, cache, admit, retry.attempts_max.")
 
 
 def test_a_pointer_is_escaped_as_rfc_6901_has_it() -> None:
@@ -222,6 +343,16 @@ def test_a_pointer_is_escaped_as_rfc_6901_has_it() -> None:
         ('"lane": "express"', "/lane"),
         ('"lane": null', "/lane"),
         ('"lane": 1', "/lane"),
+        ('"cache": "yes"', "/cache"),
+        ('"cache": null', "/cache"),
+        ('"cache": true', "/cache"),
+        ('"cache": {}', "/cache"),
+        ('"admit": "never"', "/admit"),
+        ('"admit": false', "/admit"),
+        ('"admit": null', "/admit"),
+        ('"retry": 3', "/retry"),
+        ('"retry": {"attempts_max": "3"}', "/retry/attempts_max"),
+        ('"retry": {"attempts": 3}', "/retry/attempts"),
     ],
 )
 def test_a_wrong_type_is_pointed_at(options: str, pointer: str) -> None:
@@ -229,7 +360,19 @@ def test_a_wrong_type_is_pointed_at(options: str, pointer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["version=x", "version=", "version=1.5", "ttl_s=", "ttl_s=soon", "lane=express", "lane="]
+    "query",
+    [
+        "version=x",
+        "version=",
+        "version=1.5",
+        "ttl_s=",
+        "ttl_s=soon",
+        "lane=express",
+        "lane=",
+        "cache=",
+        "cache=USE",
+        "admit=1",
+    ],
 )
 def test_a_wrong_type_in_the_query_is_pointed_at(query: str) -> None:
     assert (

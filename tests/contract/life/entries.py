@@ -7,7 +7,7 @@ from typing import Literal
 
 from jobs.states import TERMINAL, Event, State, move
 
-Place = Literal["line", "retries", "suspects", "window", "ended"]
+Place = Literal["line", "retries", "suspects", "window", "followers", "landed", "ended"]
 
 RETURNS_MAX = 5
 
@@ -21,6 +21,12 @@ class Job:
     deadline: int
     limit: int
     head: bytes
+    tenant: str = ""
+    cache: str = ""
+    """Key of its answer; none in a later generation."""
+    joined_at: int = 0
+    """When it began to follow."""
+    fresh_ms: int = 0
     generation: int = 1
     state: State = State.QUEUED
     place: Place = "line"
@@ -40,10 +46,17 @@ class Job:
     has_input: bool = True
     digest: str = ""
     """Of its record since it ended."""
+    document: bytes = b""
+    joined: str = ""
+    """The job whose document it shares."""
 
     @property
     def is_open(self) -> bool:
         return self.state not in TERMINAL
+
+    @property
+    def follows(self) -> bool:
+        return self.place in {"followers", "landed"}
 
     @property
     def can_replay(self) -> bool:

@@ -9,7 +9,8 @@ learns from the store (``adopt``), and ``laws`` says what is allowed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from jobs.commands import (
@@ -26,10 +27,18 @@ from jobs.commands import (
     Taken,
     View,
 )
+from jobs.errors import shared_failures
+from jobs.looks import Seen
 from jobs.records import Head, encode_head
-from jobs.records import Job as Submitted
+from jobs.records import Job as Asked
 from jobs.states import Event, State, move
+from jobs.store import Flow
+from jobs.submits import Note, Submitted
+from jobs.tenants import Tenant
+from tests.contract.life.answers import FAILURE_FRESH_MS, Answers
 from tests.contract.life.entries import RETURNS_MAX, Batch, Job, Lease
+from tests.contract.life.flights import FOLLOWERS_AT_ONCE, Flights
+from tests.contract.life.quotas import Quotas
 from tests.contract.life.snapshot import Snapshot
 
 LOST_AFTER_MS = 2_000
@@ -38,12 +47,13 @@ PAUSE_MS = 2_000
 """Without a sweep for longer, the store may have been away: each lease that ran out is spared once."""
 DEAD_LETTERS_LOOK = 10
 SLACK_MS = 100
+SHARED = shared_failures()
 
 
 class Ledger:
     """One method for each command, called with the command's reply; the instant is ``now``."""
 
-    def __init__(self, now: int, retention_ms: int, dead_letter_retention_ms: int, dead_letters_max: int) -> None:
+    def __init__(self, now: int, flow: Flow, tenants: Mapping[str, Tenant]) -> None:
         self.now = now
         self._began = time.monotonic()
         self.jobs: dict[str, Job] = {}
@@ -60,10 +70,15 @@ class Ledger:
         """The jobs that this step ended."""
         self.announced: list[str] = []
         """The jobs that the steps before ended, in no order within a step."""
+        self.paused: set[str] = set()
+        self.flights = Flights()
+        self.answers = Answers(flow.idempotency_ms, flow.cache_max, flow.retention_ms)
+        self._quotas = Quotas()
+        self._tenants = tenants
+        self._to_tell = FOLLOWERS_AT_ONCE
+        """How many followers this step may yet tell an answer."""
         self._fresh: list[Batch] = []
-        self._retention_ms = retention_ms
-        self._letter_retention_ms = dead_letter_retention_ms
-        self._letters_max = dead_letters_max
+        self._flow = flow
 
     @property
     def slack_ms(self) -> int:
@@ -72,12 +87,54 @@ class Ledger:
 
     # --- what gateways do ---
 
-    def submitted(self, jobs: Iterable[Submitted], publish: Sequence[MicroBatch]) -> None:
-        for job in jobs:
-            head = job.head
-            new = Job(job.task_id, job.line, head.deadline_at_ms, head.attempts_max, encode_head(head))
-            self.jobs.setdefault(job.task_id, new)
-        self._published(publish)
+    def submitted(self, jobs: Sequence[Asked], reply: Submitted) -> None:
+        told = {place: self._submitted(job) for place, job in enumerate(jobs) if job.task_id not in self.jobs}
+        assert reply.notes == {place: note for place, note in told.items() if note}
+        rated = {job.head.tenant for job in jobs if self._tenant(job.head.tenant).rate}
+        assert reply.left == {name: self._quotas.left(self._tenant(name), self.now) for name in rated}
+        self._published(reply.publish)
+
+    def _submitted(self, asked: Asked) -> Note | None:
+        """What becomes of a job that is asked for the first time, or was not written when it was."""
+        if kept := self.answers.kept(asked.idempotency):
+            return Note("replayed", kept=kept)
+        if known := self._recalled(asked):
+            self.answers.keep(asked.idempotency, self.now, known.task_id)
+            return known
+        tenant = self._tenant(asked.head.tenant)
+        open_jobs = sum(job.tenant == tenant.name for job in self.open_jobs())
+        if refusal := self._quotas.refusal(tenant, open_jobs, self.now):
+            return refusal
+        self.answers.keep(asked.idempotency, self.now)
+        return self._written(asked)
+
+    def _recalled(self, asked: Asked) -> Note | None:
+        """A known answer to this very key."""
+        terms = asked.cache
+        known = self.answers.recall(terms.key.decode(), self.now) if terms and not terms.refresh else None
+        job = self.jobs[known.task_id] if known else None
+        if not known or not job or job.forgotten or job.is_open or not job.document:
+            return None
+        return Note("hit", task_id=job.task_id, document=job.document, age_ms=max(0, self.now - known.since))
+
+    def _written(self, asked: Asked) -> Note | None:
+        head, terms = asked.head, asked.cache
+        job = Job(asked.task_id, asked.line, head.deadline_at_ms, head.attempts_max, encode_head(head), head.tenant)
+        self.jobs[job.task_id] = job
+        if terms:
+            job.cache, job.fresh_ms = terms.key.decode(), terms.fresh_ms
+        joins = self.flights.join(job, self.now, may_follow=not (terms and terms.refresh))
+        return Note("joined") if joins else None
+
+    def _tenant(self, name: str) -> Tenant:
+        return self._tenants.get(name) or Tenant(name)
+
+    def looked(self, seen: Seen) -> None:
+        """A look tells what is so."""
+        counted = Counter(job.tenant for job in self.open_jobs())
+        assert (seen.now_ms, seen.open_jobs, seen.open_by_tenant) == (self.now, counted.total(), counted)
+        assert seen.paused == frozenset(self.paused)
+        assert (seen.cached, seen.evicted) == (len(self.answers.known), self.answers.evicted)
 
     def cancelled(self, task_id: str, reply: Cancelled) -> None:
         assert reply.verdict == self._cancel(self.jobs[task_id])
@@ -105,9 +162,19 @@ class Ledger:
                 self._leave(job, Event.EXPIRE)
             assert (view is None) == job.forgotten
             if view is not None:
-                assert (view.state, view.ended_here) == (job.state, late)
-                if view.head:
-                    assert (view.attempt, view.head.generation) == (job.attempt, job.generation)
+                self._viewed(job, view, late=late)
+
+    def _viewed(self, job: Job, view: View, *, late: bool) -> None:
+        """A follower is where its leader is, and has the document of the one that it joined."""
+        source = self.jobs[job.joined] if job.joined else job
+        shown = self.flights.leader_of(job) or job
+        assert (view.state, view.ended_here) == (shown.state, late)
+        assert view.document == (b"" if source.forgotten else source.document)
+        if view.head:
+            assert (view.attempt, view.head.generation) == (job.attempt, job.generation)
+        if job.is_open:
+            assert view.head
+            assert encode_head(view.head) == job.head
 
     def replayed(self, task_id: str, verdict: str, again: Head) -> None:
         job = self.jobs[task_id]
@@ -124,6 +191,7 @@ class Ledger:
         job.generation, job.head = again.generation, encode_head(again)
         job.deadline, job.place, job.attempt, job.promised = again.deadline_at_ms, "line", 1, False
         job.takes_left, job.takes, job.forgiven = 1, 0, 0
+        job.cache, job.document, job.joined = "", b"", ""
         if job.task_id in self.letters:
             self.letters.remove(job.task_id)
 
@@ -150,7 +218,8 @@ class Ledger:
             assert batch.lease
             batch.lease.until, batch.spared = self.now + batch.lease.granted * 3 // 4, batch.epoch
             lost.remove(batch)
-        for batch in lost:
+        order = [each.task_id for each in reply.ended]  # in which order they are looked at is the store's to choose
+        for batch in sorted(lost, key=lambda each: min(map(order.index, set(each.members) & set(order)), default=0)):
             self._recover(batch, charged=self._is_charged(batch))
         assert reply.recovered == len(lost)
         numbers = [each.number for each in reply.publish] + [each.number for each in reply.doubtful]
@@ -167,6 +236,9 @@ class Ledger:
                 self._leave(job, Event.EXPIRE)
             elif job.place == "retries" and job.due <= self.now:
                 job.place = "line"
+        for leader_id in list(self.flights.landed):
+            self._tell(self.jobs[leader_id], len(self.jobs))
+        self.answers.swept(self.now)
 
     def _sweep_workers(self, *, forget: bool) -> None:
         if forget:
@@ -245,7 +317,7 @@ class Ledger:
             return
         for outcome in outcomes:
             if (job := self.jobs[outcome.task_id]) in self._open(batch):
-                self._leave(job, outcome.event)
+                self._leave(job, outcome.event, outcome.code, outcome.document)
         for job in self._open(batch):
             if job.promised:
                 self._leave(job, Event.CANCEL)
@@ -265,7 +337,7 @@ class Ledger:
             return
         batch.returned += 1
         if how == "failed" or batch.returned > RETURNS_MAX:
-            self._recover(batch, charged=batch.suspect or how == "unharmed")
+            self._recover(batch, charged=batch.suspect or how == "unharmed", code="internal")
         else:
             self._return(batch, reply)
         self._check_ends(reply.ended)
@@ -308,6 +380,7 @@ class Ledger:
         """What this step ended is told, and must not be told again."""
         self.announced += [task_id for task_id, _ in self.ends]
         self.ends.clear()
+        self._to_tell = FOLLOWERS_AT_ONCE
 
     def vanishing(self) -> bool:
         """Whether a record is at the very end of its TTL: the server may delete it at any moment."""
@@ -328,12 +401,14 @@ class Ledger:
                 assert not job.is_open, f"{job.task_id} is lost"
                 assert self.now >= job.gone_at - self.slack_ms, f"{job.task_id} is gone too early"
                 job.forgotten = True
+        self.answers.adopt(snapshot.keys, self.now, self.slack_ms)
         order = list(snapshot.sorted_sets.get("dead-letters", {}))
         assert sorted(order) == sorted(self.letters)
         self.letters = order
 
     def _embark(self, batch: Batch) -> None:
         assert batch.members
+        assert batch.line.split("/")[2] not in self.paused, "a paused model runs"
         for job in (self.jobs[task_id] for task_id in batch.members):
             assert (job.line, job.place) == (batch.line, "suspects" if batch.suspect else "line")
             job.place, job.number = "window", batch.number
@@ -352,20 +427,26 @@ class Ledger:
         seen = self.seen.get(batch.lease.holder, 0)
         return batch.suspect and seen < self.now - batch.lease.granted / 2
 
-    def _recover(self, batch: Batch, *, charged: bool) -> None:
+    def _recover(self, batch: Batch, *, charged: bool, code: str = "worker-lost") -> None:
         for job in self._open(batch):
             last = charged and job.attempt >= job.limit
             job.forgiven += batch.suspect and not charged
-            self._leave(job, Event.FAIL if last else Event.LOSE)
+            self._leave(job, Event.FAIL if last else Event.LOSE, code)
             job.attempt += charged and job.is_open
         del self.batches[batch.number]
 
-    def _leave(self, job: Job, event: Event) -> None:
+    def _leave(self, job: Job, event: Event, code: str = "", document: bytes = b"") -> None:
         """The job leaves where it is; one whose cancellation was promised is cancelled, whatever happens."""
-        self._move(job, Event.CANCEL if job.promised else event)
+        event = Event.CANCEL if job.promised else event
+        self._move(job, event)
         job.number, job.promised = "", False
         if not job.is_open:
+            self.flights.forget(job)
+            leads = bool(job.cache) and not job.follows
+            job.document = document if event in {Event.COMPLETE, Event.FAIL} else b""
             self._end(job)
+            if leads:
+                self._land(job, event, code)
         else:
             job.place = "retries" if event is Event.RETRY else "suspects"
             job.attempt += event is Event.RETRY
@@ -376,20 +457,54 @@ class Ledger:
         assert after is not None, f"{event} of {job.task_id}, which is {job.state}"
         job.state = after
 
+    def _land(self, job: Job, event: Event, code: str) -> None:
+        """Its followers get its answer, or its failure where the input is to blame; else the next of them leads."""
+        if event is Event.COMPLETE:
+            self.answers.remember(job.cache, job.task_id, job.fresh_ms, self.now)
+        elif event is Event.FAIL and SHARED.get(code) and job.document:
+            self.answers.remember(job.cache, job.task_id, min(job.fresh_ms, FAILURE_FRESH_MS), self.now)
+        followers = self.flights.dissolve(job)
+        if followers and event is Event.COMPLETE:
+            self.flights.land(job, followers)
+            self._to_tell -= self._tell(job, self._to_tell)
+            return
+        if event is Event.FAIL and code in SHARED:
+            told, followers = followers[:FOLLOWERS_AT_ONCE], followers[FOLLOWERS_AT_ONCE:]
+            for each in told:
+                self._share(each, Event.FAIL, job)
+        if followers:
+            self.flights.lead(followers)
+
+    def _tell(self, leader: Job, most: int) -> int:
+        """So many followers hear of a leader's answer, which ends them."""
+        told = self.flights.tell(leader.task_id, most)
+        for each in told:
+            self._share(each, Event.COMPLETE, leader)
+            each.gone_at = self.now + 1 if leader.forgotten else leader.gone_at
+        return len(told)
+
+    def _share(self, job: Job, event: Event, leader: Job) -> None:
+        """It was processing with its leader, and ends as that did."""
+        self._move(job, Event.START)
+        self._move(job, event)
+        job.document = leader.document
+        job.joined = leader.task_id if event is Event.COMPLETE else ""
+        self._end(job)
+
     def _end(self, job: Job) -> None:
         job.place, job.digest = "ended", ""
         job.has_input = job.can_replay
-        job.ended_at, job.gone_at = self.now, self.now + self._retention_ms
+        job.ended_at, job.gone_at = self.now, self.now + self._flow.retention_ms
         self.ends.append((job.task_id, job.state))
         if job.state is State.FAILED:
-            job.gone_at = self.now + self._letter_retention_ms
+            job.gone_at = self.now + self._flow.dead_letter_retention_ms
             self.letters.append(job.task_id)
-            if len(self.letters) > self._letters_max:
+            if len(self.letters) > self._flow.dead_letters_max:
                 self._drop(self.jobs[self.letters.pop(0)])
 
     def _drop(self, job: Job) -> None:
         job.has_input, job.digest = False, ""
-        job.gone_at = max(self.now, job.ended_at + self._retention_ms)
+        job.gone_at = max(self.now, job.ended_at + self._flow.retention_ms)
 
     def _check_ends(self, ended: Sequence[Ended]) -> None:
         """The reply names each job that this step ended, once."""

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from jobs import commands
 from jobs.commands import MicroBatch, Taken
 from jobs.records import LANES, STAGES, Lane, StageName
-from tests.contract.life.play import DAY_MS, HOUR_MS, POOLS, Fate, How, Play
+from tests.contract.life.play import DAY_MS, HOUR_MS, NONE, POOLS, TENANTS, Fate, How, Play, Wish
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ JOBS_MAX = 15
 """Jobs of one example: a few are enough to meet, and every step looks at all of them."""
 TIMES_MS = (*(1, 100, 1_000, 2_100, 4_500, 6_100) * 3, 16_000, 60_000, HOUR_MS, 3 * HOUR_MS)
 TTLS_MS = (1_500, 5_000, 60_000, DAY_MS, 30 * DAY_MS, 30 * DAY_MS)
-ANY_FATES: tuple[Fate, ...] = ("on", "on", "on", "fail", "retry at once", "retry later")
+ANY_FATES: tuple[Fate, ...] = ("on", "on", "on", "fail", "blame", "retry at once", "retry later")
 KINDS = [(model, lane) for model in POOLS for lane in LANES]
 
 recent = st.integers(0, 9)
@@ -30,6 +30,14 @@ recent = st.integers(0, 9)
 workers = st.integers(0, 2)
 fates = st.tuples(*[st.sampled_from(ANY_FATES)] * 3)
 hows: st.SearchStrategy[How] = st.sampled_from(("unharmed", "failed"))
+wishes = st.builds(
+    Wish,
+    tenant=st.sampled_from(("acme", *TENANTS)),
+    key=st.sampled_from(("", "", "k", "l")),
+    cache=st.sampled_from(("", "x", "x", "y")),
+    refresh=st.sampled_from((False, False, False, True)),
+    fresh_ms=st.sampled_from((HOUR_MS, HOUR_MS, 2_000, 0)),
+)
 
 
 class Life(RuleBasedStateMachine):
@@ -58,15 +66,29 @@ class Life(RuleBasedStateMachine):
         self._submit([("a", "interactive")] * count, attempts_max, ttl_ms)
 
     def _submit(self, kinds: Sequence[tuple[str, Lane]], attempts_max: int, ttl_ms: int) -> None:
-        self.play.submit([self.play.job(model, lane, attempts_max, ttl_ms) for model, lane in kinds])
+        self.play.submit([self.play.job(model, lane, attempts_max, ttl_ms, NONE) for model, lane in kinds])
 
-    @precondition(lambda self: self.play.submitted)
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(
+        wishes=st.lists(wishes, min_size=1, max_size=5), kind=st.sampled_from(KINDS), ttl_ms=st.sampled_from(TTLS_MS)
+    )
+    def submit_with_wishes(self, wishes: list[Wish], kind: tuple[str, Lane], ttl_ms: int) -> None:
+        """By several tenants, under idempotency keys, for cached results."""
+        self.play.submit([self.play.job(*kind, 2, ttl_ms, wish) for wish in wishes])
+
+    @precondition(lambda self: self.play.asked)
     @rule(which=recent)
     def submit_again(self, which: int) -> None:
         """A gateway whose connection broke asks again."""
-        job = pick(self.play.submitted, which)
-        if not self.play.ledger.jobs[job.task_id].forgotten:
+        job = pick(self.play.asked, which)
+        known = self.play.ledger.jobs.get(job.task_id)
+        if not known or not known.forgotten:
             self.play.submit([job])
+
+    @precondition(lambda self: self.play.submitted)
+    @rule(model=st.sampled_from(sorted(POOLS)))
+    def pause_or_resume(self, model: str) -> None:
+        self.play.pause(model, go_on=model in self.play.ledger.paused)
 
     @precondition(lambda self: self.play.submitted)
     @rule(which=recent)
@@ -88,6 +110,7 @@ class Life(RuleBasedStateMachine):
     def read(self, which: int, count: int) -> None:
         jobs = self.play.submitted
         self.play.read([pick(jobs, which + i).task_id for i in range(min(count, len(jobs)))])
+        self.play.look()
 
     @precondition(lambda self: self.play.submitted)
     @rule(which=recent)

@@ -7,9 +7,10 @@ from typing import Literal
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from jobs.commands import Taken
+from jobs.commands import MicroBatch, Taken
+from jobs.records import Job
 from tests.contract.life.machine import JOBS_MAX, Life, fates, hows, pick, recent, workers
-from tests.contract.life.play import LEASE_MS, Fate, How
+from tests.contract.life.play import DAY_MS, LEASE_MS, Fate, How, Wish
 
 SOON_MS = 60_000
 Finder = Literal["sweeper", "copy"]
@@ -137,3 +138,83 @@ class Misfortunes(Life):
             self.play.release(taken, "failed")
         else:
             self._lease_runs_out(taken, "sweeper", LEASE_MS)
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(
+        worker=workers,
+        fate=st.sampled_from(("on", "on", "on", "blame", "fail")),
+        stray=st.sampled_from(("none", "cancelled", "run again", "run again")),
+        late_ms=st.sampled_from((0, 3_000)),
+    )
+    def fly_together(self, worker: int, fate: Fate, stray: str, late_ms: int) -> None:
+        """Jobs with one input are computed once; one of them ends by itself, the others hear of it perhaps late."""
+        self.play.pause("a", go_on=True)
+        self.play.beat(self.names[worker], 2)
+        wish = Wish(cache=f"f{len(self.play.asked)}")  # so that no answer is known
+        jobs = [self.play.job("a", "interactive", 1, ttl_ms, wish) for ttl_ms in (*[DAY_MS] * 4, 1_500)]
+        self.play.submit(jobs)
+        leader, last = (self.play.ledger.jobs.get(job.task_id) for job in (jobs[0], jobs[-1]))
+        if (message := self._sent(jobs[0])) and leader and leader.is_open:
+            taken = self.play.take(message, self.names[worker])
+            if taken.verdict == "taken" and self.play.commit(taken, [fate] * 3):
+                self.play.serve(self.play.pending.pop(), self.names[worker])
+        if last and stray == "cancelled":
+            self.play.cancel(last.task_id)
+        elif last and stray == "run again":
+            self.play.pass_time(1_500)
+            self.play.read([last.task_id])
+            self.run_again(last.task_id)
+        self.play.pass_time(late_ms)
+        self.play.sweep()
+
+    def _sent(self, job: Job) -> MicroBatch | None:
+        """The message that a job travels in, if the broker still has it, and it now has it no more."""
+        known = self.play.ledger.jobs.get(job.task_id)
+        message = self.play.newest(known.number) if known else None
+        if message is None or message not in self.play.pending:
+            return None
+        self.play.pending.remove(message)
+        return message
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(worker=workers, late_ms=st.sampled_from((100, 2_000)), key=st.sampled_from(("", "", "m")))
+    def ask_later(self, worker: int, late_ms: int, key: str) -> None:
+        """A result is asked for again, when it is told or just not any more."""
+        wish = Wish(cache="z", refresh=True, fresh_ms=2_000)
+        first, again = self.play.job(wish=wish), self.play.job(wish=wish._replace(refresh=False, key=key))
+        self.play.beat(self.names[worker], 2)
+        self.play.submit([first])
+        if message := self._sent(first):
+            self.play.serve(message, self.names[worker])
+        self.play.pass_time(late_ms)
+        self.play.submit([again])
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(order=st.permutations(("a", "b")))
+    def widen_window(self, order: list[str]) -> None:
+        """Jobs wait behind a full window when more workers come; the next to fill it are jobs of the same lines."""
+        for _ in range(3):
+            self.play.submit([self.play.job(model) for model in order])
+        for name in self.names:
+            self.play.beat(name, 2)
+        self.play.submit([self.play.job(model) for model in order])
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(goes_on=st.booleans())
+    def pause_before_a_job(self, goes_on: bool) -> None:  # noqa: FBT001 - Hypothesis passes names
+        """A job comes while its model is paused, and the sweeper looks whether there is room."""
+        self.play.pause("a")
+        self.play.submit([self.play.job("a")])
+        self.play.sweep()
+        if goes_on:
+            self.play.pause("a", go_on=True)
+            self.play.sweep()
+
+    @precondition(lambda self: len(self.play.submitted) < JOBS_MAX)
+    @rule(ms=st.sampled_from((300, 1_000, 2_000)), count=st.integers(1, 3))
+    def ask_too_much(self, ms: int, count: int) -> None:
+        """A tenant is refused for its rate, then for its open jobs."""
+        wish = Wish(tenant="small")
+        self.play.submit([self.play.job("b", wish=wish) for _ in range(3)])
+        self.play.pass_time(ms)
+        self.play.submit([self.play.job("c", wish=wish) for _ in range(count)])

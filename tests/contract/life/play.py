@@ -12,10 +12,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from jobs import commands
 from jobs.commands import Command, Doubtful, Handover, MicroBatch, Outcome, Taken
-from jobs.records import SCHEMA, STAGES, Head, Job, Lane, next_generation
+from jobs.looks import look
+from jobs.records import SCHEMA, STAGES, CacheTerms, Head, Idempotency, Job, Lane, line_of, next_generation
 from jobs.settings import read_settings
 from jobs.states import Event
 from jobs.store import Flow, JobStore
+from jobs.submits import submit
+from jobs.tenants import Tenant
 from tests.contract.life import laws
 from tests.contract.life.clockwork import CLOCK, pass_time
 from tests.contract.life.ledger import Ledger
@@ -30,16 +33,25 @@ SWEEPER_LEASE_MS = 5_000
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 FLOW = Flow.of(read_settings())._replace(
-    per_slot=1, jobs_max=3, retention_ms=HOUR_MS, dead_letter_retention_ms=2 * HOUR_MS, dead_letters_max=2
+    per_slot=1,
+    jobs_max=3,
+    retention_ms=HOUR_MS,
+    dead_letter_retention_ms=2 * HOUR_MS,
+    dead_letters_max=2,
+    idempotency_ms=2 * HOUR_MS,
+    cache_max=2,
 )
 POOLS = {"a": "one", "b": "one", "c": "two"}
 """The pool of each model."""
+TENANTS = {"heavy": Tenant("heavy", weight=4), "small": Tenant("small", rate=1, burst=2, open_max=3)}
+"""Those who have settings."""
 HEAL_ROUNDS = 40
 HEAL_STEP_MS = 5_000
 SERVED_MAX = 1_000
 HEALER = "healer"
 
-Fate = Literal["on", "fail", "retry at once", "retry later"]
+Fate = Literal["on", "fail", "blame", "retry at once", "retry later"]
+"""``blame``: it fails, and the input is to blame."""
 DELAYS_MS = {"retry at once": 0, "retry later": 20_000}
 How = Literal["unharmed", "failed"]
 
@@ -60,14 +72,29 @@ class Bench(NamedTuple):
         return heard
 
 
+class Wish(NamedTuple):
+    """Who asks, and how: by Idempotency-Key, by cache key."""
+
+    tenant: str = "acme"
+    key: str = ""
+    cache: str = ""
+    refresh: bool = False
+    fresh_ms: int = HOUR_MS
+
+
+NONE = Wish()
+
+
 class Play:
     """A store with its ledger, a broker (``pending``: not yet received; ``history``: all), and what workers took."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.store = JobStore(bench.client, NAMESPACE, FLOW)
-        self.ledger = Ledger(START_MS, FLOW.retention_ms, FLOW.dead_letter_retention_ms, FLOW.dead_letters_max)
+        self.ledger = Ledger(START_MS, FLOW, TENANTS)
+        self.asked: list[Job] = []
         self.submitted: list[Job] = []
+        """Those of them that were written."""
         self.pending: list[MicroBatch] = []
         self.history: list[MicroBatch] = []
         self.taken: list[tuple[str, Taken]] = []
@@ -114,15 +141,30 @@ class Play:
 
     # --- clients ---
 
-    def job(self, model: str = "a", lane: Lane = "interactive", attempts_max: int = 3, ttl_ms: int = DAY_MS) -> Job:
-        now = self.ledger.now
-        head = Head(SCHEMA, "acme", model, 1, lane, now, now + ttl_ms, attempts_max, "a/b", b"sha")
-        self.submitted.append(Job.of(f"job-{len(self.submitted)}", head, POOLS[model], b"input"))
-        return self.submitted[-1]
+    def job(
+        self,
+        model: str = "a",
+        lane: Lane = "interactive",
+        attempts_max: int = 3,
+        ttl_ms: int = DAY_MS,
+        wish: Wish = NONE,
+    ) -> Job:
+        now, task_id = self.ledger.now, f"job-{len(self.asked):03}"
+        head = Head(SCHEMA, wish.tenant, model, 1, lane, now, now + ttl_ms, attempts_max, "a/b", b"sha")
+        kept = f"{wish.key:*<32}{task_id}".encode()
+        job = Job(
+            *(task_id, head, line_of(POOLS[model], lane, model, 1), b"input"),
+            idempotency=Idempotency(wish.key, kept) if wish.key else None,
+            cache=CacheTerms(f"{model}-{wish.cache}".encode(), wish.fresh_ms, wish.refresh) if wish.cache else None,
+        )
+        self.asked.append(job)
+        return job
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Write the jobs in one round trip; known ones are asked again."""
-        self.run(commands.submit(jobs), lambda reply: self.ledger.submitted(jobs, reply.publish))
+        self.run(submit(jobs, TENANTS), partial(self.ledger.submitted, jobs))
+        known = {job.task_id for job in self.submitted}
+        self.submitted += [job for job in jobs if job.task_id in self.ledger.jobs and job.task_id not in known]
 
     def cancel(self, task_id: str) -> None:
         self.run(commands.cancel(task_id), lambda reply: self.ledger.cancelled(task_id, reply))
@@ -136,6 +178,19 @@ class Play:
         command = commands.replay([(task_id, head)], self.ledger.now)
         self.run(command, lambda verdicts: self.ledger.replayed(task_id, verdicts[0], again))
         self.read([task_id])
+
+    def look(self) -> None:
+        self.run(look(), self.ledger.looked)
+
+    def pause(self, model: str, *, go_on: bool = False) -> None:
+        """Let a model's jobs wait, or go on."""
+        key = f"{self.store.prefix}paused"
+        if go_on:
+            self.bench.client.srem(key, model)
+            self.ledger.paused.discard(model)
+        else:
+            self.bench.client.sadd(key, model)
+            self.ledger.paused.add(model)
 
     def drop(self, task_id: str) -> None:
         self.run(commands.drop([task_id]), lambda count: self.ledger.dropped(task_id, count))
@@ -210,6 +265,8 @@ class Play:
     def ends_well(self) -> None:
         """Mischief stops: a healthy worker serves what the broker has, and time passes; all must end."""
         self.taken.clear()
+        for model in POOLS:
+            self.pause(model, go_on=True)
         for _ in range(HEAL_ROUNDS):
             self.pass_time(HEAL_STEP_MS)
             self.beat(HEALER, 1)
@@ -224,6 +281,9 @@ class Play:
         assert sorted(self.bench.heard()) == sorted(self.ledger.announced), (
             "who waits for results hears of each end once"
         )
+        self.pass_time(3 * HOUR_MS)
+        self.sweep()
+        laws.check_remains(Snapshot.of(self.bench.client, self.store.prefix))
 
     def _queues(self) -> set[str]:
         return {f"{each.pool}.{each.stage}.{each.lane}" for each in self.pending}
@@ -239,7 +299,9 @@ class Play:
 def _outcome(task_id: str, fate: Fate, *, last: bool, may_retry: bool) -> Outcome | None:
     """How a job leaves its stage; None where it goes on. A worker retries only while attempts are left."""
     if fate == "on":
-        return Outcome(task_id, Event.COMPLETE, b'{"status":"completed"}') if last else None
+        return Outcome(task_id, Event.COMPLETE, b'{"task_id":"%s"}' % task_id.encode()) if last else None
+    if fate == "blame":
+        return Outcome(task_id, Event.FAIL, b'{"failed":"%s"}' % task_id.encode(), "model-error")
     if fate == "fail" or not may_retry:
         return Outcome(task_id, Event.FAIL, b'{"status":"failed"}', "internal")
     return Outcome(task_id, Event.RETRY, code="internal", delay_ms=DELAYS_MS[fate])

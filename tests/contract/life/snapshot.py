@@ -10,7 +10,7 @@ from jobs.states import State
 
 DUMP = """
 local prefix, found = KEYS[1], {}
-local jobs = {'state', 'line', 'microbatch', 'deadline', 'attempt', 'cancel', 'code'}
+local jobs = {'state', 'line', 'microbatch', 'deadline', 'attempt', 'cancel', 'code', 'tenant', 'cache', 'follows'}
 local batches = {'line', 'stage', 'sequence', 'epoch', 'holder', 'lease', 'suspect', 'members'}
 local function digest(key)    -- of a record, whatever the order of its fields
   local flat, fields = redis.call('HGETALL', key), {}
@@ -27,7 +27,8 @@ for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
     content[#content + 1] = digest(key)
   elseif string.find(name, '^microbatch:') then content = redis.call('HMGET', key, unpack(batches))
   elseif kind == 'zset' then content = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-  elseif kind == 'set' then content = redis.call('SMEMBERS', key) end
+  elseif kind == 'set' then content = redis.call('SMEMBERS', key)
+  elseif kind == 'hash' then content = redis.call('HGETALL', key) end
   found[#found + 1] = {name, kind, redis.call('PTTL', key), content}
 end
 return found
@@ -45,6 +46,9 @@ class StoredJob(NamedTuple):
     attempt: int
     promised: bool
     code: str
+    tenant: str
+    cache: str
+    follows: bool
     has_input: bool
     digest: str
 
@@ -70,6 +74,7 @@ class Snapshot:
         self.batches: dict[str, StoredBatch] = {}
         self.sorted_sets: dict[str, dict[str, float]] = {}
         self.sets: dict[str, set[str]] = {}
+        self.hashes: dict[str, dict[str, str]] = {}
         self.ttls_ms: dict[str, int] = {}
         for name, kind, ttl_ms, content in entries:
             self.ttls_ms[name.decode()] = ttl_ms
@@ -90,6 +95,8 @@ class Snapshot:
             self.sorted_sets[name] = dict(zip(_texts(content[::2]), map(float, content[1::2]), strict=True))
         elif kind == "set":
             self.sets[name] = set(_texts(content))
+        elif kind == "hash":
+            self.hashes[name] = dict(zip(_texts(content[::2]), _texts(content[1::2]), strict=True))
 
     def state(self, task_id: str) -> State:
         """A job whose micro-batch was ever taken is processing, though its record says ``queued``."""
@@ -104,13 +111,18 @@ class Snapshot:
         start = f"{name}:"
         return {key.removeprefix(start): each for key, each in self.sorted_sets.items() if key.startswith(start)}
 
+    @property
+    def keys(self) -> set[str]:
+        """The idempotency keys that are kept."""
+        return {key.partition(":")[2] for key in self.ttls_ms if key.startswith("idempotency:")}
+
     @cached_property
     def places(self) -> dict[str, list[str]]:
         """Each place where a job is to be found."""
         found: dict[str, list[str]] = {}
         for name, members in self.sorted_sets.items():
             family = name.partition(":")[0]
-            for task_id in members if family in {"line", "suspects", "retries"} else ():
+            for task_id in members if family in {"line", "suspects", "retries", "followers", "landed"} else ():
                 found.setdefault(task_id, []).append(family)
         for task_id, job in self.jobs.items():
             if job.number:
@@ -127,7 +139,7 @@ def _text(value: bytes | None) -> str:
 
 
 def _job(content: Sequence[Any]) -> StoredJob:
-    state, line, number, deadline, attempt, cancel, code, has_input, digest = content
+    state, line, number, deadline, attempt, cancel, code, tenant, cache, follows, has_input, digest = content
     return StoredJob(
         state=state.decode(),
         line=_text(line),
@@ -136,6 +148,9 @@ def _job(content: Sequence[Any]) -> StoredJob:
         attempt=int(attempt or 1),
         promised=cancel is not None,
         code=_text(code),
+        tenant=_text(tenant),
+        cache=_text(cache),
+        follows=follows is not None,
         has_input=bool(has_input),
         digest=digest.decode(),
     )
