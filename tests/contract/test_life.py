@@ -61,7 +61,7 @@ BREAKS = {
     "a follower that ended stays in its flight": Break(
         "ends", "call('ZREM', P .. 'followers:' .. flight_of(job.line, job.cache), id)", ""
     ),
-    "nobody leads after a leader that did not complete": Break("ends", "    wait_in_front(job.line, next)\n", ""),
+    "nobody leads after a leader that did not complete": Break("ends", "    wait_in_front(line, first)\n", ""),
     "a failure that is not the input's is shared": Break(
         "ends", "if event == 'fail' and SHARED[code] ~= nil then", "if event == 'fail' then"
     ),

@@ -102,7 +102,7 @@ def test_without_the_sweeper_jobs_are_lost_so_it_is_what_saves_them(
             _kill_at_work(system, worker)
             case.fault()
         system.stop_workers()
-        late = system.submit(ttl_s=0.3)
+        late = system.submit(ttl_s=0.3, admit="always")
         wait_until(lambda: system.poll(late).json()["status"] == "expired", 3, "a poll itself expires what is late")
         system.start_roles()
 

@@ -119,7 +119,8 @@ def test_thousands_of_keys_with_refused_bodies_leave_nothing_in_the_store(system
         headers = {"Content-Type": "application/json", "Idempotency-Key": f"{number:x}" * 20}
         answer = system.client.post("/predict/tensor-demo", content=bad[number % len(bad)], headers=headers)
         assert answer.status_code in {400, 422}
-    assert (_keys(system), system.records(), system.redis.dbsize()) == before
+    assert (_keys(system), system.records()) == before[:2]
+    assert system.redis.dbsize() <= before[2]  # earlier jobs may end their retention meanwhile
     assert system.redis.info("memory")["used_memory"] - held < 1_000_000
 
 

@@ -31,7 +31,9 @@ class Quotas:
         return Left(tenant.burst - -(-spent_ms // _every_ms(tenant)), spent_ms)
 
     def _spent_ms(self, tenant: Tenant, now: int) -> int:
-        return max(0, self._whole_at.get(tenant.name, 0) - now)
+        """At most a whole burst: what was spent of a smaller rate before is forgiven."""
+        spent_ms = max(0, self._whole_at.get(tenant.name, 0) - now)
+        return min(spent_ms, tenant.burst * _every_ms(tenant))
 
 
 def _every_ms(tenant: Tenant) -> int:
