@@ -15,6 +15,9 @@ from tests.end_to_end.test_door import check_problem, stored
 from tests.system import END_S, System
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.parametrize("shared_system", ["redis", "rabbitmq"], indirect=True)
+"""What the embedded store does here differs in nothing from Redis's own."""
+
 SEEN_S = 3.0
 """Many looks of a gateway."""
 BACKLOG = 40

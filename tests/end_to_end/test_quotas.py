@@ -18,6 +18,9 @@ from tests.end_to_end.test_door import check_problem, stored
 from tests.system import CACHED, END_S, System
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.parametrize("shared_system", ["redis", "rabbitmq"], indirect=True)
+"""What the embedded store does here differs in nothing from Redis's own."""
+
 REFRESH_S = 5.0
 BURST = 3
 SLOW = 0.01

@@ -15,6 +15,9 @@ from tests.end_to_end.test_dead_letters import TRUNCATED
 from tests.end_to_end.test_door import stored
 from tests.system import CACHED, System
 
+pytestmark = pytest.mark.parametrize("shared_system", ["redis", "rabbitmq"], indirect=True)
+"""What the embedded store does here differs in nothing from Redis's own."""
+
 MISS = b'"cache":{"status":"miss"}'
 TWINS = 5
 
