@@ -15,7 +15,8 @@ from jobs.errors import UnauthorizedError
 
 log = logging.getLogger(__name__)
 
-_NOBODY = "default"
+EVERYBODY = "default"
+"""The tenant of all while there are no keys."""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ _UNREADABLE = Caller("", b"", "user")
 class Access:
     """The keys of the store, kept in memory; a key that was revoked is refused from the next ``refresh`` on.
 
-    Without any key everybody is the tenant ``default``, but only on connections to a loopback address, however the
+    Without any key all are the tenant ``EVERYBODY``, but only on connections to a loopback address, however the
     server was started.
     """
 
@@ -41,7 +42,7 @@ class Access:
         self._client = client
         self._name = f"{namespace}:api-keys"
         self._callers: dict[str, Caller] = {}
-        self._anonymous = Caller(_NOBODY, _NOBODY.encode(), "admin")
+        self._anonymous = Caller(EVERYBODY, EVERYBODY.encode(), "admin")
 
     async def refresh(self) -> bool:
         """Read the keys again; False, and the old ones are kept, while the store is away."""

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from api.capacity import Capacity
+from api.access import EVERYBODY
+from api.capacity import RETRY_S_MAX, Capacity
 from api.tenants import Tenants
 from jobs.errors import (
     DeadlineUnreachableError,
@@ -32,12 +33,11 @@ from jobs.submits import Left, Note
 
 NEAR_FULL = 0.8
 """From here on a tenant gets no more than its share of the open jobs."""
-EVERYBODY = "default"
-"""The tenant of all while there are no keys (api/access.py): nobody else can come."""
 MARGIN = 1.5
 """A job is let in if its 90th percentile, times this, is before its deadline: nine in ten are not enough."""
 STORE_SHARE = 0.9
-RETRY_S_MAX = 300.0
+STORE_RETRY_S = 5.0
+"""What memory takes to become free is not known: results go by their retention."""
 HOLD_S_MAX = 1.0
 OPEN_HOLD_S = 0.1
 JITTER = 0.25
@@ -136,14 +136,15 @@ class Admission:
         open_jobs = self._capacity.open_jobs
         if self.store_full:
             raise QueueFullError(
-                "The job store is near its memory's bound; nothing was stored.", retry_after_s=_jittered(5)
+                "The job store is near its memory's bound; nothing was stored.",
+                retry_after_s=_jittered(STORE_RETRY_S),
             )
         if open_jobs < NEAR_FULL * self._jobs_max:
             return
         if open_jobs >= self._jobs_max or self._capacity.open_by_tenant.get(tenant, 0) >= self._share(tenant):
             raise QueueFullError(
                 f"{open_jobs} jobs are queued or processing, of {self._jobs_max} that may be; nothing was stored.",
-                retry_after_s=_jittered(self._capacity.to_drain_s("interactive") or 5.0),
+                retry_after_s=_jittered(self._capacity.to_drain_s("interactive") or STORE_RETRY_S),
             )
 
     def _share(self, tenant: str) -> float:
@@ -152,7 +153,7 @@ class Admission:
         Without the latter a tenant alone would fill the queue, and the next to come would find no room.
         """
         others = self._capacity.open_by_tenant.keys() | {tenant}
-        newcomer = 0.0 if others == {EVERYBODY} else 1.0
+        newcomer = 0.0 if others == {EVERYBODY} else 1.0  # while there are no keys nobody else can come
         return self._jobs_max * self._tenants.weight(tenant) / (sum(map(self._tenants.weight, others)) + newcomer)
 
 

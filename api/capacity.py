@@ -20,6 +20,8 @@ from jobs.store import AsyncJobStore, Flow
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.25
+RETRY_S_MAX = 300.0
+"""Nobody is told to come back later than this."""
 
 WaitingReason = Literal["ahead-in-queue", "no-worker", "worker-starting", "retry-backoff", "paused", "bulk-window"]
 
@@ -62,8 +64,8 @@ class Capacity:
         self.lines: dict[str, Line] = {}
         self.open_jobs = 0
         self.open_by_tenant: dict[str, int] = {}
-        self.reasons: dict[str, WaitingReason] = {}
-        """Why the jobs of a line wait, kept until the next look by whoever asked (``api.outlook``)."""
+        self._reasons: dict[str, WaitingReason] = {}
+        """By line, as far as somebody has asked since the last look."""
 
     async def watch(self) -> None:
         """Look again, for ever; while the store is away the last look stands."""
@@ -83,7 +85,7 @@ class Capacity:
             name: Line(name, line, self._pace(name, line), paused=_model(name) in seen.paused)
             for name, line in seen.lines.items()
         }
-        self.reasons = {}
+        self._reasons = {}
 
     def let_in(self, line: str, tenant: str, weight: float, *, waits: bool) -> None:
         """Count a job that was accepted since the last look; one that joined another does not wait in its line."""
@@ -100,6 +102,13 @@ class Capacity:
             return None
         return estimate(ahead, known.pace, self._interactive_s(line) if known.is_bulk else 0.0)
 
+    def waiting_reason(self, line: str) -> WaitingReason:
+        """Why the jobs of a line wait; the same until the next look."""
+        known = self._reasons.get(line)
+        if known is None:
+            known = self._reasons[line] = self._waiting_reason(line)
+        return known
+
     def is_paused(self, line: str) -> bool:
         """Whether the line's model is paused."""
         known = self.lines.get(line)
@@ -110,29 +119,34 @@ class Capacity:
         pool = self.seen.pools.get(line.split("/", 1)[0])
         return pool.slots if pool else 0
 
-    def interactive_waits(self, pool: str) -> bool:
-        """Whether interactive jobs of the pool wait in the store."""
-        start = f"{pool}/interactive/"
-        return any(line.waiting for name, line in self.lines.items() if name.startswith(start))
-
     def to_drain_s(self, lane: Lane) -> float | None:
         """Seconds until what waits in a lane would be done; None while one of its lines stands still."""
-        waits = [line for name, line in self._of_lane(lane) if line.waiting]
+        waits = [line for name, line in self.lines.items() if name.split("/")[1] == lane and line.waiting]
         if any(not line.pace.jobs_per_s for line in waits):
             return None
         return max((line.waiting / line.pace.jobs_per_s for line in waits if line.pace.jobs_per_s), default=0.0)
 
     def _interactive_s(self, line: str) -> float:
         """Seconds that the interactive jobs of the line's pool will take, as far as that is known: they go first."""
-        start = line.split("/", 1)[0] + "/interactive/"
         return sum(
             each.waiting / each.pace.jobs_per_s
-            for name, each in self.lines.items()
-            if name.startswith(start) and each.pace.jobs_per_s and not each.paused
+            for each in self._interactive_beside(line)
+            if each.pace.jobs_per_s and not each.paused
         )
 
-    def _of_lane(self, lane: Lane) -> Iterator[tuple[str, Line]]:
-        return ((name, line) for name, line in self.lines.items() if name.split("/")[1] == lane)
+    def _interactive_beside(self, line: str) -> Iterator[Line]:
+        """The interactive lines of a line's pool."""
+        start = line.split("/", 1)[0] + "/interactive/"
+        return (each for name, each in self.lines.items() if name.startswith(start))
+
+    def _waiting_reason(self, line: str) -> WaitingReason:
+        if self.is_paused(line):
+            return "paused"
+        if not self.slots(line):
+            return "worker-starting" if self.seen.starting else "no-worker"
+        if line.split("/")[1] == "bulk" and any(each.waiting for each in self._interactive_beside(line)):
+            return "bulk-window"
+        return "ahead-in-queue"
 
     def _pace(self, name: str, line: LineSeen) -> Pace:
         return pace_of(line.pace, line.costs_us, self.slots(name), self._flow.jobs_max, self._flow.slice_us)

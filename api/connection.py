@@ -92,6 +92,7 @@ class Connection(HttpToolsProtocol):
             self._flaw = _too_large()
             raise self._flaw  # the parser stops, and uvicorn calls send_400_response
         super().on_headers_complete()
+        self.cycle.transport = Joined(self.transport, self.loop)  # type: ignore[assignment]
         if self._leaving:
             self.cycle.keep_alive = False  # uvicorn says so in its answer, and closes after it
 
@@ -152,6 +153,48 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[said.status] + lines + b"\r\n" + said.body)
         self.transport.close()
         log.info("connection refused", extra={"code": error.code, "request_id": request_id})
+
+
+class Joined:
+    """Where one answer is written to: its head goes out together with the body that follows at once.
+
+    uvicorn writes them apart and uvloop sends what is written at once: twice the calls of the kernel, which were a
+    fifth of the gateway's time, and a client that wakes up for half an answer.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+        """What was written first, until it is sent; then empty."""
+
+    def write(self, data: bytes) -> None:
+        """Send, but the first piece no earlier than the second, or than the loop turns."""
+        if self._head is None:
+            self._head = data
+            self._loop.call_soon(self.flush)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines((head, data))
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send what is held back."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def is_closing(self) -> bool:
+        """Whether the connection is."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is held back, and hang up."""
+        self.flush()
+        self._transport.close()
 
 
 def connection(head_timeout_s: float, connections_max: int) -> type[asyncio.Protocol]:

@@ -6,13 +6,12 @@ import math
 
 import msgspec
 
-from api.capacity import Capacity, WaitingReason
+from api.capacity import RETRY_S_MAX, Capacity, WaitingReason
 from jobs.commands import IN_RETRY, View
 from jobs.records import Lane
 
 RETRY_AFTER_S = 0.05
 """When to ask again at the earliest, for the impatient."""
-RETRY_AFTER_S_MAX = 300.0
 
 
 class Queue(msgspec.Struct, frozen=True):
@@ -53,29 +52,10 @@ def outlook(view: View, capacity: Capacity) -> Outlook:
         return PROCESSING
     ahead = max(0, view.place)
     found = capacity.estimate(view.line, ahead) if view.place != IN_RETRY else None
-    retry_s = RETRY_AFTER_S if found is None else min(RETRY_AFTER_S_MAX, max(RETRY_AFTER_S, found.finish_in_s))
+    retry_s = RETRY_AFTER_S if found is None else min(RETRY_S_MAX, max(RETRY_AFTER_S, found.finish_in_s))
     return Outlook(
         round(retry_s, 3),
         Queue(ahead + 1, ahead, view.head.lane),
         EstimateView(round(found.finish_in_s, 3), round(found.p90_finish_in_s, 3)) if found else None,
-        "retry-backoff" if view.place == IN_RETRY else _reason(view.line, capacity),
+        "retry-backoff" if view.place == IN_RETRY else capacity.waiting_reason(view.line),
     )
-
-
-def _reason(line: str, capacity: Capacity) -> WaitingReason:
-    """Why the jobs of a line wait; between two looks that does not change."""
-    known = capacity.reasons.get(line)
-    if known is None:
-        known = capacity.reasons[line] = _find_reason(line, capacity)
-    return known
-
-
-def _find_reason(line: str, capacity: Capacity) -> WaitingReason:
-    pool, lane, _ = line.split("/", 2)
-    if capacity.is_paused(line):
-        return "paused"
-    if not capacity.slots(line):
-        return "worker-starting" if capacity.seen.starting else "no-worker"
-    if lane == "bulk" and capacity.interactive_waits(pool):
-        return "bulk-window"
-    return "ahead-in-queue"

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = "tensor-demo"
 MODEL_FILE = ROOT / "models" / MODEL / "1" / "model.onnx"
 PLAIN = Path(__file__).resolve().parent / "baselines" / "plain_chain"
-WEB = [
+PLAIN_WEB = [
     "--host",
     "127.0.0.1",
     "--loop",
@@ -33,7 +33,7 @@ WEB = [
     "--log-level",
     "warning",
 ]
-"""uvicorn's options, the same for every side."""
+"""uvicorn's options, as ``penstock api`` sets them too."""
 START_S = 60.0
 """How long a side may take until it serves."""
 
@@ -106,11 +106,10 @@ def _ours(tree: Path, port: int, data: Path, servers: Servers) -> list[Command]:
         "PENSTOCK_DATA": str(data),
         "PENSTOCK_PORT": str(port),
         "PENSTOCK_CACHE_BYTES_MAX": "0",
+        "PENSTOCK_LOG_LEVEL": "WARNING",
         "PYTHONPATH": str(tree),
     }
-    web = ["uvicorn", "api.app:create_app", "--factory", "--port", str(port), *WEB]
-    worker = ["celery", "-A", "tasks.worker", "worker", "-l", "WARNING"]
-    return [("worker", worker, tree, env), ("gateway", web, tree, env)]
+    return [("worker", ["penstock", "worker"], tree, env), ("gateway", ["penstock", "api"], tree, env)]
 
 
 def _plain(port: int, servers: Servers) -> list[Command]:
@@ -119,7 +118,7 @@ def _plain(port: int, servers: Servers) -> list[Command]:
         "PLAIN_RESULT_URL": f"redis://127.0.0.1:{servers.redis.port}/1",
         "PLAIN_MODEL": str(MODEL_FILE),
     }
-    web = ["uvicorn", "app:app", "--port", str(port), *WEB]
+    web = ["uvicorn", "app:app", "--port", str(port), *PLAIN_WEB]
     worker = ["celery", "-A", "worker", "worker", "--concurrency", "2", "-l", "WARNING"]
     return [("worker", worker, PLAIN, env), ("gateway", web, PLAIN, env)]
 

@@ -54,8 +54,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
     def told(self) -> Told:
         """In the form that a job's head keeps."""
-        in_ms = (int(each * 1000) for each in (self.raw_s, self.finish_in_s, self.p90_finish_in_s))
-        return Told(self.size, *in_ms)
+        return Told(self.size, int(self.raw_s * 1000), int(self.finish_in_s * 1000), int(self.p90_finish_in_s * 1000))
 
 
 def pace_of(fields: Mapping[str, float], costs_us: Sequence[float], slots: int, jobs_max: int, slice_us: int) -> Pace:

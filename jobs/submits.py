@@ -48,14 +48,24 @@ class Submitted(msgspec.Struct, frozen=True):
 
 def submit(jobs: Sequence[Job], tenants: Mapping[str, Tenant]) -> Command[Submitted]:
     """Write jobs and fill the window; tenants that are not in ``tenants`` have no quota."""
-    names = list(dict.fromkeys(job.head.tenant for job in jobs))
-    places = {name: place for place, name in enumerate(names, 1)}
+    names: list[str] = []
+    places: dict[tuple[str, str, float], int] = {}
+    written: list[Any] = []
+    for job in jobs:
+        where = (job.head.tenant, job.line, job.weight)
+        place = places.get(where)
+        if place is None:
+            place = places[where] = len(places) + 1
+            if where[0] not in names:
+                names.append(where[0])
+        written += _job(job, place)
     arguments: list[Any] = [len(names)]
     for name in names:
         arguments += _tenant(tenants.get(name) or Tenant(name))
-    arguments.append(len(jobs))
-    for job in jobs:
-        arguments += _job(job, places[job.head.tenant])
+    arguments.append(len(places))
+    for name, line, weight in places:
+        arguments += (names.index(name) + 1, line, 1 if weight == 1 else 1 / weight)
+    arguments += (len(jobs), *written)
 
     def read(reply: list[Any]) -> Submitted:
         notes = {each[0]: _note(each[1].decode(), each[2:]) for each in reply[2]}
@@ -75,27 +85,14 @@ def _tenant(tenant: Tenant) -> tuple[Any, ...]:
     return (tenant.name, 1 / tenant.weight, tenant.open_max or "", every_ms, tenant.burst)
 
 
-def _job(job: Job, tenant: int) -> tuple[Any, ...]:
+def _job(job: Job, place: int) -> tuple[Any, ...]:
     head, idempotency, cache = job.head, job.idempotency, job.cache
-    stride = 1 if job.weight == 1 else 1 / job.weight
-    name, kept = (idempotency.name, idempotency.kept) if idempotency else ("", "")
-    key, fresh_ms, refresh = (cache.key, cache.fresh_ms, int(cache.refresh)) if cache else ("", "", "")
-    return (
-        job.task_id,
-        job.line,
-        encode_head(head),
-        job.data,
-        head.deadline_at_ms,
-        head.attempts_max,
-        head.traceparent,
-        tenant,
-        stride,
-        name,
-        kept,
-        key,
-        fresh_ms,
-        refresh,
-    )
+    first = (job.task_id, place, encode_head(head), job.data, head.deadline_at_ms, head.attempts_max)
+    if not (head.traceparent or idempotency or cache):
+        return (*first, 0)
+    kept = (idempotency.name, idempotency.kept) if idempotency else ("", "")
+    terms = (cache.key, cache.fresh_ms, int(cache.refresh)) if cache else ("", "", "")
+    return (*first, 1, head.traceparent, *kept, *terms)
 
 
 def _note(verdict: Verdict, facts: list[Any]) -> Note:

@@ -67,7 +67,9 @@ estimate_error_seconds = Tally(
     END_TO_END_BUCKETS,
 )
 estimates_total = Counter(
-    "penstock_estimates", "Completed jobs by whether their 90th percentile at submit held", ("p90_held",)
+    "penstock_estimates",
+    "Completed jobs, at most 16 of a micro-batch, by whether their 90th percentile at submit held",
+    ("p90_held",),
 )
 microbatch_size = Histogram("penstock_microbatch_size", "Jobs in a micro-batch at preprocess", buckets=SIZE_BUCKETS)
 batch_rows = Histogram("penstock_batch_rows", "Rows of a micro-batch in inference", buckets=SIZE_BUCKETS)

@@ -10,9 +10,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from inference.engine import Engine
@@ -50,6 +50,8 @@ Results: TypeAlias = Sequence[Any]
 """One for each member: what its stage made, or the PenstockError that it met."""
 
 COMMIT_PAUSE_S = 0.2
+ESTIMATES_MAX = 16
+"""Jobs of a micro-batch whose estimates are judged."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class _Work:
     outcomes: list[Outcome]
     journey: Journey
     run_s: float
+    estimates: list[tuple[Told, int]] = field(default_factory=list)
+    """What completed jobs were told, and what they took, in ms."""
 
 
 def _fetch(worker: Worker, taken: Taken) -> list[Any] | None:
@@ -224,7 +228,8 @@ def _sort(taken: Taken, results: Results, journey: Journey, record: ModelRecord,
         left = [member for member in taken.members if member.task_id in going_on]
         outcomes += [refused(member, fault, taken.stage, journey, record) for member in left]
         return _Work([], b"", outcomes, journey, run_s)
-    return _Work(list(going_on), packed, outcomes, journey, run_s)
+    estimates = _estimates(taken, outcomes, journey) if last else []
+    return _Work(list(going_on), packed, outcomes, journey, run_s, estimates)
 
 
 def _completed(member: Member, result: Any, taken: Taken, journey: Journey, record: ModelRecord) -> Outcome:
@@ -241,7 +246,7 @@ def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
     """
     name = f"{taken.number}-{taken.stage}-{taken.epoch}"
     give_up_at = time.monotonic() + worker.leases.lease_ms / 1000
-    reference, held = b"", verdict(_estimates(taken, work))
+    reference, held = b"", verdict(work.estimates)
     while True:
         try:
             if work.going_on and not reference:
@@ -261,13 +266,17 @@ def _commit(worker: Worker, taken: Taken, work: _Work) -> Committed:
             time.sleep(COMMIT_PAUSE_S)
 
 
-def _estimates(taken: Taken, work: _Work) -> Iterator[tuple[Told, int]]:
-    """The estimates of the jobs that completed at their first attempt, and what they took, in ms."""
-    completed = {outcome.task_id for outcome in work.outcomes if outcome.event == Event.COMPLETE}
-    for member in taken.members:
-        if member.head.estimate and member.attempt == 1 and member.task_id in completed:
-            took_ms = work.journey.ended_at_ms - member.head.queued_at_ms
-            yield member.head.estimate, took_ms
+def _estimates(taken: Taken, outcomes: Sequence[Outcome], journey: Journey) -> list[tuple[Told, int]]:
+    """The estimates of jobs that completed at their first attempt, and what they took, in ms.
+
+    At most ``ESTIMATES_MAX`` of them, evenly spread: those of one micro-batch held, or did not, for the same reasons.
+    """
+    completed = {outcome.task_id for outcome in outcomes if outcome.event == Event.COMPLETE}
+    return [
+        (member.head.estimate, journey.ended_at_ms - member.head.queued_at_ms)
+        for member in taken.members[:: math.ceil(len(taken.members) / ESTIMATES_MAX)]
+        if member.head.estimate and member.attempt == 1 and member.task_id in completed
+    ]
 
 
 def _journey(worker: Worker, taken: Taken, run_s: float, rows: int, provider: str) -> Journey:
@@ -316,7 +325,7 @@ def _count(taken: Taken, work: _Work, committed: Committed) -> None:
         if outcome.event == "retry":
             metrics.retries_total.labels(taken.stage, outcome.code).inc()
     _count_ends(taken, work, committed)
-    _count_estimates(taken, work)
+    _count_estimates(work.estimates)
 
 
 def _count_ends(taken: Taken, work: _Work, committed: Committed) -> None:
@@ -330,13 +339,12 @@ def _count_ends(taken: Taken, work: _Work, committed: Committed) -> None:
     )
 
 
-def _count_estimates(taken: Taken, work: _Work) -> None:
+def _count_estimates(estimates: Sequence[tuple[Told, int]]) -> None:
     """How the estimates that jobs were given at submit held."""
-    held = list(_estimates(taken, work))
-    metrics.estimate_error_seconds.observe(abs(took_ms - told.median_ms) / 1000 for told, took_ms in held)
-    covered = sum(took_ms <= told.p90_ms for told, took_ms in held)
+    metrics.estimate_error_seconds.observe(abs(took_ms - told.median_ms) / 1000 for told, took_ms in estimates)
+    covered = sum(took_ms <= told.p90_ms for told, took_ms in estimates)
     metrics.estimates_total.labels("yes").inc(covered)
-    metrics.estimates_total.labels("no").inc(len(held) - covered)
+    metrics.estimates_total.labels("no").inc(len(estimates) - covered)
 
 
 def _count_ended(ended: Sequence[Ended]) -> None:

@@ -1,8 +1,9 @@
 -- Writes accepted jobs: record, payload, deadline and place in their line. This is the acceptance; then fills
 -- the window. ARGV: number of tenants; for each its name, stride (1 / weight), open jobs allowed ('' any), milliseconds
--- between two jobs at its rate ('' any), burst; number of jobs; for each: id, line, head, media type and input in one, deadline,
--- attempts_max, trace, which tenant (from 1), stride of its line, idempotency key ('' none), what is kept under it, cache key
--- ('' none), how long its answer is fresh in ms, 1 where a known answer is not wanted.
+-- between two jobs at its rate ('' any), burst; number of places to wait at; for each which tenant (from 1), line, stride
+-- of the line; number of jobs; for each: id, which place (from 1), head, media type and input in one, deadline,
+-- attempts_max, and 1 where there is more to say, else 0: trace, idempotency key ('' none), what is kept under it,
+-- cache key ('' none), how long its answer is fresh in ms, 1 where a known answer is not wanted.
 -- Replies {now, micro-batches to publish, {place of the job, verdict, ...} of those that were not simply written, what is left of
 -- each tenant's rate}. Verdicts: 'replayed' with what is kept under the idempotency key; 'hit' with the id and the document
 -- that answer it, and their age in ms; 'joined': written as a follower; 'rate' with ms to wait, 'open': refused, over its
@@ -20,6 +21,11 @@ for i = 1, tonumber(ARGV[1]) do
   end
   tenants[i], at = tenant, at + 5
 end
+local places = {}
+at = at + 1
+for i = 1, tonumber(ARGV[at - 1]) do
+  places[i], at = {tenant = tenants[tonumber(ARGV[at])], line = ARGV[at + 1], stride = ARGV[at + 2]}, at + 3
+end
 
 local notes, lines, strides, deadlines = {}, {}, {}, {}
 
@@ -35,59 +41,70 @@ local function over_quota(tenant)
 end
 
 -- An answer that there is without running anything: {verdict, ...}, or nil.
-local function answered(idempotency, cache, refresh)
-  if idempotency ~= '' then
-    local before = call('GET', P .. 'idempotency:' .. idempotency)
+local function answered(more)
+  if more.idempotency ~= '' then
+    local before = call('GET', P .. 'idempotency:' .. more.idempotency)
     if before then return {'replayed', before} end
   end
-  local known = cache ~= '' and refresh ~= '1' and recall(cache)
+  local known = more.cache ~= '' and not more.refresh and recall(more.cache)
   if known then return {'hit', unpack(known)} end
 end
 
-local function keep_answer(idempotency, kept)
-  if idempotency ~= '' then call('SET', P .. 'idempotency:' .. idempotency, kept, 'PX', IDEMPOTENCY_MS) end
+local function keep_answer(more, kept)
+  if more.idempotency ~= '' then call('SET', P .. 'idempotency:' .. more.idempotency, kept, 'PX', IDEMPOTENCY_MS) end
 end
 
-local function write(id, tenant, place)
-  local key, line, cache = P .. 'job:' .. id, ARGV[place + 1], ARGV[place + 11]
-  call('HSET', key, 'v', SCHEMA, 'state', 'queued', 'line', line, 'head', ARGV[place + 2], 'input', ARGV[place + 3],
-    'deadline', ARGV[place + 4], 'limit', ARGV[place + 5], 'tenant', tenant.name)
-  if ARGV[place + 6] ~= '' then call('HSET', key, 'trace', ARGV[place + 6]) end
-  deadlines[#deadlines + 1], deadlines[#deadlines + 2] = ARGV[place + 4], id
+-- Whether a job that was written follows another one, which has its cache key and leads.
+local function follows(id, key, line, more)
+  call('HSET', key, 'cache', more.cache, 'fresh', more.fresh)
+  local flight = flight_of(line, more.cache)
+  if call('HSETNX', P .. 'flights', flight, id) == 1 or more.refresh then return false end
+  call('HSET', key, 'follows', 1)
+  call('ZADD', P .. 'followers:' .. flight, NOW, id)
+  return true
+end
+
+local function write(id, place, head, input, deadline, limit, more)
+  local key, tenant, line = P .. 'job:' .. id, place.tenant, place.line
+  call('HSET', key, 'v', SCHEMA, 'state', 'queued', 'line', line, 'head', head, 'input', input, 'deadline', deadline,
+    'limit', limit, 'tenant', tenant.name)
+  deadlines[#deadlines + 1], deadlines[#deadlines + 2] = deadline, id
   opened[tenant.name] = (opened[tenant.name] or 0) + 1
-  if cache ~= '' then
-    call('HSET', key, 'cache', cache, 'fresh', ARGV[place + 12])
-    local flight = flight_of(line, cache)
-    local leads = call('HSETNX', P .. 'flights', flight, id) == 1
-    if not leads and ARGV[place + 13] ~= '1' then
-      call('HSET', key, 'follows', 1)
-      call('ZADD', P .. 'followers:' .. flight, NOW, id)
-      return {'joined'}
-    end
+  if more then
+    if more.trace ~= '' then call('HSET', key, 'trace', more.trace) end
+    if more.cache ~= '' and follows(id, key, line, more) then return {'joined'} end
   end
   local entries = lines[line] or {}
-  lines[line], strides[line] = entries, ARGV[place + 8]
+  lines[line], strides[line] = entries, place.stride
   entries[#entries + 1], entries[#entries + 2] = turn_of(line, tenant.name, tenant.stride), id
 end
 
-for i = 1, tonumber(ARGV[at]) do
-  local place = at + 1 + (i - 1) * 14
-  local id, idempotency, cache = ARGV[place], ARGV[place + 9], ARGV[place + 11]
-  local note
-  if call('EXISTS', P .. 'job:' .. id) == 0 then    -- a gateway whose connection broke asks again
-    local tenant = tenants[tonumber(ARGV[place + 7])]
-    note = answered(idempotency, cache, ARGV[place + 13])
-    if not note then
-      note = over_quota(tenant)
-      if not note then
-        note = write(id, tenant, place)
-        keep_answer(idempotency, ARGV[place + 10])
-      end
-    elseif note[1] == 'hit' then    -- the fingerprint of the request, and who answered it
-      keep_answer(idempotency, string.sub(ARGV[place + 10], 1, FINGERPRINT) .. note[2])
-    end
+local jobs = tonumber(ARGV[at])
+at = at + 1
+for i = 1, jobs do
+  local id, place, head, input, deadline, limit, more = unpack(ARGV, at, at + 6)
+  at = at + 7
+  if more == '1' then
+    more = {trace = ARGV[at], idempotency = ARGV[at + 1], kept = ARGV[at + 2], cache = ARGV[at + 3], fresh = ARGV[at + 4],
+      refresh = ARGV[at + 5] == '1'}
+    at = at + 6
+  else
+    more = nil
   end
-  if note then notes[#notes + 1] = {i - 1, unpack(note)} end
+  if call('EXISTS', P .. 'job:' .. id) == 0 then    -- a gateway whose connection broke asks again
+    place = places[tonumber(place)]
+    local note = more and answered(more)
+    if note then
+      if note[1] == 'hit' then keep_answer(more, string.sub(more.kept, 1, FINGERPRINT) .. note[2]) end    -- and who answered it
+    else
+      note = over_quota(place.tenant)
+      if not note then
+        note = write(id, place, head, input, deadline, limit, more)
+        if more then keep_answer(more, more.kept) end
+      end
+    end
+    if note then notes[#notes + 1] = {i - 1, unpack(note)} end
+  end
 end
 
 count_open()

@@ -53,7 +53,7 @@ BREAKS = {
         "return {'open'} end\n",
         "tenant.full_at = (tenant.full_at or 0) + (tenant.every or 0) return {'open'} end\n",
     ),
-    "an idempotency key is not kept": Break("submit", "keep_answer(idempotency, ARGV[place + 10])", ""),
+    "an idempotency key is not kept": Break("submit", "if more then keep_answer(more, more.kept) end", ""),
     "an answer is told past its time": Break(
         "ends", "or tonumber(call('ZSCORE', P .. 'cache-ends', cache) or 0) <= NOW", ""
     ),

@@ -20,7 +20,7 @@ from tests.system import ROOT
 
 FOLDER = Path(__file__).parent / "results"
 JUDGED = ("api", "inference", "jobs", "models", "penstock", "postprocess", "preprocess", "tasks", "tests")
-NOT_JUDGED = (":!tests/*/results", ":!tests/unit", ":!tests/contract", ":!tests/hostile", ":!tests/soak")
+NOT_JUDGED = (":!tests/*/results/*", ":!tests/unit", ":!tests/contract", ":!tests/hostile", ":!tests/soak")
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 import redis.asyncio
 
-from api.access import Access
-from api.admission import EVERYBODY, HOLD_S_MAX, JITTER, MARGIN, OPEN_HOLD_S, RETRY_S_MAX, Admission, Quota
-from api.capacity import Capacity
+from api.access import EVERYBODY, Access
+from api.admission import HOLD_S_MAX, JITTER, MARGIN, OPEN_HOLD_S, Admission, Quota
+from api.capacity import RETRY_S_MAX, Capacity
 from api.tenants import Tenants
 from jobs.errors import DeadlineUnreachableError, PenstockError, QueueFullError, QuotaExceededError
 from jobs.estimates import Estimate
@@ -18,20 +18,11 @@ from jobs.settings import read_settings
 from jobs.store import AsyncJobStore, Flow
 from jobs.submits import Left, Note
 from jobs.tenants import Tenant
+from tests.unit.clock import Clock
 
 LINE = "default/interactive/m/1"
 ONE_SLOT = {"default": PoolSeen(workers=1, slots=1, live=1, bulk=0)}
 A_JOB_A_SECOND = {"n": 10.0, "t": 10_000.0, "service": 0.0}
-
-
-class Clock:
-    """In place of ``time``."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

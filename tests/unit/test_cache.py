@@ -7,20 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.cache import LIFE_S, ResultCache
+from tests.unit.clock import Clock
 
 ENTRY = 400
 """Bytes that an entry takes beside its document."""
 HOUR_MS = 3_600_000
-
-
-class Clock:
-    """In place of ``time``."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -201,11 +201,12 @@ def test_a_paused_line_and_one_that_nobody_knows_have_no_estimate() -> None:
 
 
 def test_interactive_jobs_of_another_pool_do_not_hold_back_bulk() -> None:
-    capacity = _capacity(_seen())
+    slots = PoolSeen(workers=1, slots=1, live=0, bulk=0)
+    capacity = _capacity(_seen(pools=dict.fromkeys(("default", "gpu", "def"), slots)))
 
-    assert capacity.interactive_waits("default")
-    assert not capacity.interactive_waits("gpu")
-    assert not capacity.interactive_waits("def")
+    assert capacity.waiting_reason("default/bulk/m/1") == "bulk-window"
+    assert capacity.waiting_reason("gpu/bulk/m/1") == "ahead-in-queue"
+    assert capacity.waiting_reason("def/bulk/m/1") == "ahead-in-queue"
 
 
 def test_a_lane_has_drained_when_its_slowest_line_has() -> None:

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from api.capacity import Capacity
-from api.outlook import PROCESSING, RETRY_AFTER_S, RETRY_AFTER_S_MAX, EstimateView, Outlook, Queue, outlook
+from api.capacity import RETRY_S_MAX, Capacity
+from api.outlook import PROCESSING, RETRY_AFTER_S, EstimateView, Outlook, Queue, outlook
 from jobs.commands import IN_RETRY, IN_WINDOW, View
 from jobs.looks import LineSeen, PoolSeen, Seen
 from jobs.records import SCHEMA, Head, Lane
@@ -113,7 +113,7 @@ def test_a_second_that_has_begun_counts_whole_in_the_header() -> None:
 
 @pytest.mark.parametrize("place", [0, 10_000])
 def test_when_to_ask_again_is_bounded(place: int) -> None:
-    assert RETRY_AFTER_S <= outlook(_view(place), _capacity()).retry_after_s <= RETRY_AFTER_S_MAX
+    assert RETRY_AFTER_S <= outlook(_view(place), _capacity()).retry_after_s <= RETRY_S_MAX
 
 
 @pytest.mark.parametrize("known", [{"pools": {}}, {"paused": frozenset({"m"})}, {"lines": {}}])
