@@ -48,6 +48,10 @@ class Tally:
     """Jobs in the store whose submit got no answer."""
     repeated: int = 0
     """Submits that were sent again with their Idempotency-Key."""
+    hits: int = 0
+    """Submits that the result cache answered."""
+    joined: int = 0
+    """Jobs that got the answer of another one, which ran."""
     refused: dict[str, int] = field(default_factory=dict)
     cancels: dict[str, int] = field(default_factory=dict)
     """What cancels were answered."""
@@ -60,7 +64,7 @@ class Tally:
     lost: int = 0
     """Accepted, and without a terminal state 30 s after the fault (or without a record)."""
     wrong: int = 0
-    """Completed with another answer than ONNX Runtime's for this input."""
+    """Completed, or answered from the cache, with another answer than ONNX Runtime's for this input."""
     unexpected: int = 0
     """Ended otherwise than it should: a good job failed, a bad one completed, one cancelled completed after all."""
     doubled: int = 0
@@ -152,6 +156,11 @@ class Checker:
     async def _look_at_all(self, workload: Workload) -> None:
         expected = outputs(workload.rows)
         queue = iter(workload.accepted())
+        for submit in workload.submits:
+            if submit.hit:
+                self.tally.hits += 1
+                if not _is_right(submit.hit, expected[submit.number]):
+                    self.tally.blame("wrong", f"from the cache: {submit.hit['task_id']}")
 
         async def work(client: Client) -> None:
             for submit in queue:
@@ -173,6 +182,7 @@ class Checker:
         document = answer.body
         status = str(document["status"])
         self._note_end(submit.task_id, document)
+        self.tally.joined += document.get("cache", {}).get("status") == "joined"
         if status not in _endings(submit):
             why = document.get("error", {}).get("code", "")
             self.tally.blame("unexpected", f"{submit.kind} job {submit.task_id}: {status} {why}")
@@ -227,7 +237,7 @@ def _has_unknown(workload: Workload) -> bool:
 
 
 def _is_refusal(submit: Submit) -> bool:
-    return not submit.task_id and not submit.is_unknown
+    return not (submit.task_id or submit.hit or submit.is_unknown)
 
 
 def _word(answer: Answer | None) -> str:

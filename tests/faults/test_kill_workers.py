@@ -43,15 +43,20 @@ def _kill_at_work(system: FaultSystem, worker: Role) -> None:
     pytest.fail("the kill hit no work")
 
 
-def _kill_in_turn(case: Case, jobs: int, kills: int) -> None:
+def _kill(case: Case, jobs: int, kills: int, alike: int = 1) -> None:
+    """Kill one worker after the other, at work."""
     workers = case.system.workers
     for number in range(kills):
         worker = workers[number % len(workers)]
-        with case.workload(jobs // kills, rate=FLOOD_RATE):
+        with case.workload(jobs // kills, rate=FLOOD_RATE, alike=alike):
             _kill_at_work(case.system, worker)
             case.fault()
         worker.start()
         wait_until(partial(worker.said, "ready"), END_S, "the worker is back")
+
+
+def _kill_in_turn(case: Case, jobs: int, kills: int) -> None:
+    _kill(case, jobs, kills)
     tally = case.check()
     assert tally.executions is not None
     assert tally.executions <= tally.completed + tally.cancelled + kills * case.system.in_flight_max
@@ -67,6 +72,18 @@ def test_no_job_is_lost_when_workers_are_killed_at_work(case: Case) -> None:
 @claim("workers-killed-at-work-long", "kill -9 a worker at work, 10 times, 10,000 jobs", at_most=10.0)
 def test_none_of_ten_thousand_jobs_is_lost_when_workers_are_killed_ten_times(case: Case) -> None:
     _kill_in_turn(case, jobs=10_000, kills=10)
+
+
+@claim("workers-killed-joined", "kill -9 a worker at work while other jobs wait for the answers to its own, twice",
+       at_most=10.0)  # fmt: skip
+def test_no_joined_job_is_lost_when_the_worker_of_its_leader_is_killed(case: Case) -> None:
+    kills, alike, tenants = 2, 20, 2
+    _kill(case, jobs=400, kills=kills, alike=alike)
+    tally = case.check()
+    assert tally.joined > 0
+    assert tally.executions is not None
+    computed = tally.submitted / alike * tenants + tally.cancelled  # a leader's end by itself lets the next one lead
+    assert tally.executions <= computed + kills * case.system.in_flight_max
 
 
 @pytest.mark.faults

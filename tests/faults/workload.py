@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import secrets
 import threading
 import time
@@ -67,6 +68,11 @@ class Submit:
         return str(self.answer.body["task_id"]) if self.answer and self.answer.status == 202 else ""
 
     @property
+    def hit(self) -> dict[str, Any] | None:
+        """The document that answered it at once, from the result cache."""
+        return self.answer.body if self.answer and self.answer.status == HTTPStatus.OK else None
+
+    @property
     def is_unknown(self) -> bool:
         """Whether nobody told the client what became of it."""
         return self.answer is not None and self.answer.is_unknown
@@ -80,7 +86,8 @@ class Submit:
 class Workload:
     """Submits ``jobs`` from a thread of its own; `join` waits for the last answer.
 
-    Not ``mixed``, all are good. The input of job ``poison`` is what the condition ``poison`` of a fault looks for.
+    Not ``mixed``, all are good. ``alike`` jobs in a row have one input. That of job ``poison`` is what the condition
+    ``poison`` of a fault looks for.
     """
 
     def __init__(
@@ -90,12 +97,14 @@ class Workload:
         *,
         rate: float = RATE,
         mixed: bool = True,
+        alike: int = 1,
         poison: int | None = None,
         keepalive: bool = True,
         urls: list[str] | None = None,
         repeat_all: bool = False,
     ) -> None:
-        self.rows: NDArray[np.float32] = inputs(jobs, next(_seeds))
+        distinct = inputs(math.ceil(jobs / alike), next(_seeds))
+        self.rows: NDArray[np.float32] = np.repeat(distinct, alike, axis=0)[:jobs]
         self.submits = [
             Submit(number, _kind(number) if mixed else "good", TENANTS[number % len(TENANTS)])
             for number in range(jobs)

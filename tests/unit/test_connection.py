@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from api.connection import HEAD_BYTES_MAX, HEADERS_MAX, Connection, connection
+from api.connection import HEAD_BYTES_MAX, HEADERS_MAX, Connection, Joined, connection
 from api.http import Receive, Scope, Send, answer
 
 PATIENT_S, HASTY_S = 30.0, 0.05
@@ -188,3 +188,63 @@ def test_a_connection_too_many_is_refused_and_one_that_goes_makes_room() -> None
     assert b"/problems/too-many-connections" in refused
     assert b"retry-after: 1\r\n" in refused
     assert all(b"200 OK" in each for each in served)
+
+
+# --- An answer goes out whole ---
+
+
+class _Recorded:
+    """A transport that notes what it is given at once."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.sent.append(b"".join(parts))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def _joined() -> tuple[Joined, _Recorded]:
+    transport = _Recorded()
+    return Joined(cast("asyncio.Transport", transport), asyncio.get_running_loop()), transport
+
+
+def test_a_head_goes_out_with_the_body_that_follows_at_once() -> None:
+    async def run() -> list[bytes]:
+        joined, transport = await _joined()
+        for piece in (b"head ", b"first ", b"second"):
+            joined.write(piece)
+        await asyncio.sleep(0)
+        return transport.sent
+
+    assert asyncio.run(run()) == [b"head first ", b"second"]
+
+
+def test_a_head_does_not_wait_for_a_body_that_comes_later() -> None:
+    async def run() -> list[bytes]:
+        joined, transport = await _joined()
+        joined.write(b"head")
+        await asyncio.sleep(0)
+        joined.write(b"later")
+        return transport.sent
+
+    assert asyncio.run(run()) == [b"head", b"later"]
+
+
+def test_a_head_without_a_body_goes_out_before_the_connection_closes() -> None:
+    async def run() -> tuple[list[bytes], bool]:
+        joined, transport = await _joined()
+        joined.write(b"head")
+        joined.close()
+        return transport.sent, joined.is_closing()
+
+    assert asyncio.run(run()) == ([b"head"], True)

@@ -29,7 +29,7 @@ from jobs.errors import (
     StageTimeoutError,
     StoreUnavailableError,
 )
-from jobs.estimates import START_P90, Told
+from jobs.estimates import START_P90, Told, verdict
 from jobs.payload import TENSORS
 from jobs.records import STAGES, CacheTerms, Job, StageName
 from jobs.settings import read_settings
@@ -240,6 +240,25 @@ def test_the_jobs_that_completed_tell_the_store_how_their_estimates_held(worker:
     assert pace["f50:1"] > 0 > pace["f50:3"]
     assert pace["f90:1"] > START_P90 > pace["f90:3"]
     assert {each for each in pace if each.startswith("f")} == {"fill", "f50:1", "f90:1", "f50:3", "f90:3"}
+
+
+def test_of_a_large_microbatch_as_many_estimates_are_judged_as_tell_it(
+    worker: Worker, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+
+    def note(held: list[tuple[Told, int]]) -> str:
+        judged.append(len(held))
+        return verdict(held)
+
+    monkeypatch.setattr(stages, "verdict", note)
+    jobs = [_told(house, Told(1, 100, 100, 200), 60_000) for _ in range(40)]
+    (microbatch,) = house.submit(*jobs)
+
+    for stage in STAGES:
+        _run(worker, microbatch, stage)
+
+    assert judged == [0, 0, 14]  # every third
 
 
 @pytest.mark.parametrize("shared", [True, False])
