@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,13 +35,13 @@ class Registry:
         """SetupError where the kind is not known or its options do not have its form."""
         self._options(config)
 
-    def make(self, config: StageConfig, record: ModelRecord) -> Any:
-        """Make the kind for a version whose signature is known.
+    def make(self, config: StageConfig, record: ModelRecord, folder: Path | None = None) -> Any:
+        """Make the kind for a version whose signature is known; ``folder`` is the version's own, where there is one.
 
-        SetupError where ``check`` fails or the options contradict the signature.
+        SetupError where ``check`` fails, or the options contradict the signature or the folder's files.
         """
         options = self._options(config)
-        return self._kinds[config.kind](record, options)
+        return self._kinds[config.kind](record, options, folder)
 
     def _options(self, config: StageConfig) -> Any:
         form = self._kinds.get(config.kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -29,7 +30,7 @@ class ClassificationKind:
 
     Options = ClassificationOptions
 
-    def __init__(self, record: ModelRecord, options: ClassificationOptions) -> None:
+    def __init__(self, record: ModelRecord, options: ClassificationOptions, _folder: Path | None = None) -> None:
         spec = _output(record.signature.outputs, options.output)
         _check(spec, options)
         self._name = spec.name

@@ -7,6 +7,7 @@ without the row axis, whether or not the client sent one; an item of more rows g
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from jobs.models import ModelRecord
@@ -28,10 +29,12 @@ _REGISTRY = Registry("postprocess", tensor=TensorKind, classification=Classifica
 check = _REGISTRY.check
 
 
-def kind(record: ModelRecord) -> Kind:
+def kind(record: ModelRecord, folder: Path | None = None) -> Kind:
     """Make the postprocessing of a version whose signature is known.
 
-    SetupError where ``check`` fails or the options contradict the signature.
+    ``folder`` is the version's own (``<models>/<name>/<version>``), for kinds that read files of it; a gateway
+    has none.
+    SetupError where ``check`` fails, or the options contradict the signature or the folder's files.
     """
-    made: Kind = _REGISTRY.make(record.config.postprocess, record)
+    made: Kind = _REGISTRY.make(record.config.postprocess, record, folder)
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ class TensorKind:
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """None so far."""
 
-    def __init__(self, _record: ModelRecord, _options: Options) -> None:
+    def __init__(self, _record: ModelRecord, _options: Options, _folder: Path | None = None) -> None:
         pass
 
     def run(self, outputs: Sequence[Tensors]) -> list[Any]:

@@ -8,6 +8,7 @@ one row.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -68,7 +69,7 @@ class ImageKind:
     Options = ImageOptions
     media_types = MEDIA_TYPES
 
-    def __init__(self, record: ModelRecord, options: ImageOptions) -> None:
+    def __init__(self, record: ModelRecord, options: ImageOptions, _folder: Path | None = None) -> None:
         if len(record.signature.inputs) != 1:
             raise SetupError("preprocess.kind: image needs a graph with one input; use tensor")
         self._options = options

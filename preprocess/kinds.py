@@ -7,6 +7,7 @@ options and signature is worked out there, so that the door pays only for the in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -48,10 +49,12 @@ _REGISTRY = Registry("preprocess", tensor=TensorKind, image=ImageKind)
 check = _REGISTRY.check
 
 
-def kind(record: ModelRecord) -> Kind:
+def kind(record: ModelRecord, folder: Path | None = None) -> Kind:
     """Make the preprocessing of a version whose signature is known.
 
-    SetupError where ``check`` fails or the options contradict the signature.
+    ``folder`` is the version's own (``<models>/<name>/<version>``), for kinds that read files of it; a gateway, which
+    only inspects, has none.
+    SetupError where ``check`` fails, or the options contradict the signature or the folder's files.
     """
-    made: Kind = _REGISTRY.make(record.config.preprocess, record)
+    made: Kind = _REGISTRY.make(record.config.preprocess, record, folder)
     return made

@@ -12,6 +12,7 @@ payload always has the row axis; a result of exactly one row is given without it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -43,7 +44,7 @@ class TensorKind:
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """None so far."""
 
-    def __init__(self, record: ModelRecord, _options: Options) -> None:
+    def __init__(self, record: ModelRecord, _options: Options, _folder: Path | None = None) -> None:
         limits, specs = record.config.limits, record.signature.inputs
         if not specs:
             raise SetupError("the graph has no inputs; export the model with at least one")

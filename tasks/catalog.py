@@ -47,7 +47,7 @@ class Catalog:
             config = read_config(version.folder)
             record = self._known(version, config) or self._try(version, config)
             if record.state == "ready":
-                self._served[(record.name, record.version)] = _serve(record)
+                self._served[(record.name, record.version)] = _serve(record, version.folder)
 
     def served(self, model: str, version: int) -> Served:
         """What runs a version; ModelUnavailableError where this worker has none that loads."""
@@ -72,7 +72,7 @@ class Catalog:
     def _try(self, version: Version, config: ModelConfig) -> ModelRecord:
         loading = ModelRecord(version.name, version.version, "loading", config)
         self._client.hsetnx(self._key, _field(version), msgspec.json.encode(loading))
-        record = _checked(trial(version.folder, config, TRIAL_TIMEOUT_S))
+        record = _checked(trial(version.folder, config, TRIAL_TIMEOUT_S), version.folder)
         self._client.hset(self._key, _field(version), msgspec.json.encode(record))
         level = logging.INFO if record.state == "ready" else logging.ERROR
         found = {
@@ -85,18 +85,18 @@ class Catalog:
         return record
 
 
-def _checked(record: ModelRecord) -> ModelRecord:
-    """The record, or a broken one where its options contradict its signature."""
+def _checked(record: ModelRecord, folder: Path) -> ModelRecord:
+    """The record, or a broken one where its options contradict its signature or its files."""
     if record.state == "ready":
         try:
-            _serve(record)
+            _serve(record, folder)
         except SetupError as error:
             return msgspec.structs.replace(record, state="broken", reason=str(error))
     return record
 
 
-def _serve(record: ModelRecord) -> Served:
-    return Served(record, preprocess.kinds.kind(record), postprocess.kinds.kind(record))
+def _serve(record: ModelRecord, folder: Path) -> Served:
+    return Served(record, preprocess.kinds.kind(record, folder), postprocess.kinds.kind(record, folder))
 
 
 def _field(version: Version) -> str:
