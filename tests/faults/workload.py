@@ -101,7 +101,7 @@ class Workload:
         poison: int | None = None,
         keepalive: bool = True,
         urls: list[str] | None = None,
-        repeat_all: bool = False,
+        repeat: Literal["some", "all", "none"] = "some",
     ) -> None:
         distinct = inputs(math.ceil(jobs / alike), next(_seeds))
         self.rows: NDArray[np.float32] = np.repeat(distinct, alike, axis=0)[:jobs]
@@ -110,7 +110,7 @@ class Workload:
             for number in range(jobs)
         ]
         for submit in self.submits:
-            if repeat_all or submit.number % REPEAT_EVERY == REPEAT_AT:
+            if repeat == "all" or (repeat == "some" and submit.number % REPEAT_EVERY == REPEAT_AT):
                 submit.key = secrets.token_hex(8)
         if poison is not None:
             self.submits[poison].kind = "poison"
