@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from inference.options import check
 from jobs import options
 from jobs.errors import SetupError
 from jobs.models import ModelConfig
@@ -132,6 +133,7 @@ def _check_ranges(config: ModelConfig) -> None:
     ranges = {
         "inference.batch_max": (inference.batch_max, 1, 65_536),
         "inference.intra_op_threads": (inference.intra_op_threads, 0, 1_024),
+        "inference.gpu_memory_bytes_max": (inference.gpu_memory_bytes_max, 0, 2**48),
         "limits.input_bytes_max": (limits.input_bytes_max, 1, 2**31),
         "limits.stage_s_max": (limits.stage_s_max, 0.1, 86_400),
         "limits.rows_max": (limits.rows_max, 1, 65_536),
@@ -148,3 +150,4 @@ def _check_ranges(config: ModelConfig) -> None:
             raise SetupError(f"{key}: {value} is out of range; use {low} to {high}")
     if not re.fullmatch(r"[a-z0-9-]{1,32}", config.pool):
         raise SetupError(f"pool: {config.pool!r} is not a pool name; use 1 to 32 of a-z 0-9 -")
+    check(inference)

@@ -5,28 +5,36 @@ Axis 0 of every input and output is the row axis. Safe to run from many threads 
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import onnxruntime as ort
 
+from inference import binding, providers, warmup
+from inference.graphcache import Slot
 from jobs.errors import DeviceLostError, ModelError, OutOfMemoryError, PenstockError, SetupError
 from jobs.faults import faults
-from jobs.models import Signature, TensorSpec
+from jobs.models import InferenceConfig, Signature, TensorSpec
 from jobs.tensors import DTYPES, Tensors, rows_of
 
 log = logging.getLogger(__name__)
 
-PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-CPU_ONLY = ("CPUExecutionProvider",)
-
+_DEFAULTS = InferenceConfig()
+_BOUND = {"CUDA", "Tensorrt"}
+"""Where IO binding saves a copy; ``binding`` has the figures."""
 _FATAL_ONLY = 4
 """ONNX Runtime's log severity: its errors reach us as exceptions."""
 
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 _DTYPES = {
     "tensor(float16)": "float16",
     "tensor(float)": "float32",
@@ -67,9 +75,13 @@ class Halt:
         arrays: list[Any] = inner.run(outputs, feeds, self._options)
         return arrays
 
+    def run_bound(self, inner: Any, outputs: Sequence[TensorSpec], feeds: Tensors) -> list[Any]:
+        """Run once with IO binding; can be ended too, and raises what the runtime raises."""
+        return binding.run(inner, outputs, feeds, self._options)
+
 
 class Session:
-    """A loaded graph. ``provider`` is the short name of where it runs: ``CPU`` or ``CUDA``."""
+    """A loaded graph. ``provider`` is where it runs: ``CPU``, ``CUDA``, ``Tensorrt`` or ``OpenVINO``."""
 
     device_lost: ClassVar[bool] = False
     """Whether a run of this process met an error after which none can work: all that fails then fails of that."""
@@ -77,33 +89,31 @@ class Session:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self.signature = _signature(inner)
-        self.provider: str = inner.get_providers()[0].removesuffix("ExecutionProvider")
+        self.provider = providers.running(inner)[0].removesuffix("ExecutionProvider")
+        self._bound = self.provider in _BOUND
         self._outputs = [spec.name for spec in self.signature.outputs]
 
     @classmethod
     def open(
-        cls, path: Path, *, threads: int, mem_pattern: bool = False, providers: Sequence[str] = PREFERRED
+        cls,
+        path: Path,
+        *,
+        threads: int,
+        mem_pattern: bool = False,
+        config: InferenceConfig = _DEFAULTS,
+        slot: Slot | None = None,
     ) -> Session:
-        """Load the graph at ``path`` with ``threads`` intra-op threads, on the first provider that is there.
+        """Load the graph at ``path`` with ``threads`` intra-op threads, on the first provider that is truly there.
 
         ``mem_pattern`` is for graphs whose dimensions are fixed but for axis 0: ONNX Runtime keeps one plan
-        for each shape that it ever saw. SetupError where the graph cannot be loaded or has types that we do
-        not carry.
+        for each shape that it ever saw. In ``slot`` the optimised graph is kept for the next start. SetupError
+        where the graph cannot be loaded, has types that we do not carry, or does not run on the provider that
+        ``config`` requires.
         """
-        there = ort.get_available_providers()
-        if "CUDAExecutionProvider" in there and "CUDAExecutionProvider" in providers:
-            ort.preload_dlls()
-        try:
-            inner = ort.InferenceSession(
-                path,
-                _options(threads, mem_pattern=mem_pattern),
-                [each for each in providers if each in there],
-            )
-        except Exception as error:
-            log.warning("ONNX Runtime cannot load a graph", exc_info=True)
-            kind = type(error).__name__
-            raise SetupError(f"ONNX Runtime cannot load the graph ({kind}); the worker's log says more") from None
-        return cls(inner)
+        options = functools.partial(_options, config, threads, mem_pattern=mem_pattern)
+        if slot is not None and providers.cpu_only(config):
+            return cls(slot.load(options, config))
+        return cls(providers.load(path, options(), config, slot and slot.engines))
 
     def run(self, feeds: Tensors, halt: Halt | None = None) -> Tensors:
         """Run the graph once; each output has as many rows as the inputs.
@@ -116,7 +126,10 @@ class Session:
         try:
             if faults and not warming:
                 faults.reach("session.run", [feeds])
-            arrays = halt.run(self._inner, self._outputs, feeds)
+            if self._bound:
+                arrays = halt.run_bound(self._inner, self.signature.outputs, feeds)
+            else:
+                arrays = halt.run(self._inner, self._outputs, feeds)
         except Exception as error:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share
             raise halt.error or _mapped(error) from None
         for name, array in zip(self._outputs, arrays, strict=True):
@@ -124,31 +137,26 @@ class Session:
                 raise ModelError(f"output {name} has shape {list(array.shape)} for {rows} rows; axis 0 must be rows")
         return dict(zip(self._outputs, arrays, strict=True))
 
-    def warm(self, rows_max: int) -> None:
-        """Run zeros at 1 row and at the most rows, so that the first job finds kernels and memory ready.
+    def warm(self, config: InferenceConfig) -> None:
+        """Run zeros at every bucket of rows, so that the first job finds kernels and memory ready.
 
-        SetupError where that fails; but where a dimension is open we can only guess a size (1), and a graph
-        that refuses the guess is not broken.
+        SetupError where that fails; but where a dimension is open and ``inference.warm_shapes`` does not tell its
+        size, we can only guess (1), and a graph that refuses the guess is not broken.
         """
-        for rows in sorted({1, self.fixed_rows or rows_max}):
-            if self.fixed_rows in (None, rows):
-                self._warm(rows)
+        for rows, zeros in warmup.batches(self.signature, config):
+            try:
+                self.run(zeros)
+            except OutOfMemoryError:
+                raise SetupError(f"out of memory at {rows} rows; lower inference.batch_max") from None
+            except ModelError as error:
+                if not warmup.is_guess(self.signature, config):
+                    raise SetupError(f"a run of zeros at {rows} rows failed: {error.detail}") from None
+                log.info("warm-up at %d rows was refused; inference.warm_shapes can tell the open dimensions", rows)
 
     @property
     def fixed_rows(self) -> int | None:
         """The number of rows that the graph insists on, None where axis 0 is open."""
         return self.signature.inputs[0].shape[0]
-
-    def _warm(self, rows: int) -> None:
-        specs = self.signature.inputs
-        try:
-            self.run({spec.name: _zeros(spec, rows) for spec in specs})
-        except OutOfMemoryError:
-            raise SetupError(f"out of memory at {rows} rows; lower inference.batch_max") from None
-        except ModelError as error:
-            if is_fixed(self.signature):
-                raise SetupError(f"a run of zeros at {rows} rows failed: {error.detail}") from None
-            log.info("warm-up at %d rows was refused; the graph has open dimensions", rows)
 
 
 def is_fixed(signature: Signature) -> bool:
@@ -156,17 +164,15 @@ def is_fixed(signature: Signature) -> bool:
     return all(None not in spec.shape[1:] for spec in signature.inputs)
 
 
-def _options(threads: int, *, mem_pattern: bool) -> Any:
+def _options(config: InferenceConfig, threads: int, *, mem_pattern: bool) -> Any:
     options = ort.SessionOptions()
+    options.graph_optimization_level = _LEVELS[config.graph_optimization]
+    options.enable_cpu_mem_arena = config.cpu_arena
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = mem_pattern
     options.log_severity_level = _FATAL_ONLY
     return options
-
-
-def _zeros(spec: TensorSpec, rows: int) -> Any:
-    return np.zeros((rows, *(dim or 1 for dim in spec.shape[1:])), spec.dtype)
 
 
 def _signature(inner: Any) -> Signature:

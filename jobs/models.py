@@ -40,11 +40,32 @@ class StageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
 
+Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
+"""ONNX Runtime's execution providers, by our short names."""
+
+
 class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the session runs: most rows in one call, and ONNX Runtime's intra-op threads (0: from settings)."""
+    """How the session runs: most rows in one call, ONNX Runtime's intra-op threads (0: from settings), and where.
+
+    ``buckets`` are the numbers of rows that calls are padded to (none: no padding), ``warm_shapes`` the sizes without
+    the row axis that inputs of open dimensions are warmed up with. ``providers`` stand in the order of preference;
+    without ``required`` there the worker does not serve. The rest are ONNX Runtime's own options, described in
+    docs/models.md.
+    """
 
     batch_max: int = 64
+    buckets: tuple[int, ...] = ()
+    warm_shapes: dict[str, tuple[int, ...]] = {}
     intra_op_threads: int = 0
+    providers: tuple[Provider, ...] = ("tensorrt", "cuda", "openvino", "cpu")
+    required: Literal["", "tensorrt", "cuda", "openvino", "cpu"] = ""
+    graph_optimization: Literal["all", "extended", "basic", "none"] = "all"
+    fp16: bool = False
+    cpu_arena: bool = True
+    gpu_memory_bytes_max: int = 0
+    arena_extend: Literal["next-power-of-two", "same-as-requested"] = "next-power-of-two"
+    copy_stream: bool = False
+    tensorrt_cache: bool = True
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
