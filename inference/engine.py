@@ -2,6 +2,9 @@
 
 Items of one make are joined into calls of at most ``batch_max`` rows. A call that fails is halved until the
 guilty item stands alone; only that one gets the error. An item larger than ``batch_max`` rows runs in slices.
+
+Tensors whose names begin with ``ASIDE`` go past the graph and come out beside its outputs, unless the graph has an
+input of that name.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from inference.repository import GRAPH, digest
 from inference.session import Halt, Session, is_fixed
 from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
 from jobs.models import ModelRecord
-from jobs.tensors import Tensors, join, make_of, rows_of, split
+from jobs.tensors import ASIDE, Tensors, join, make_of, rows_of, split
 
 Outcome: TypeAlias = Tensors | PenstockError
 
@@ -112,6 +115,7 @@ class _Run:
 
     def __init__(self, session: Session, rows_max: int, halt: Halt) -> None:
         self._session = session
+        self._inputs = {spec.name for spec in session.signature.inputs}
         self._rows_max = rows_max
         self._halt = halt
 
@@ -176,7 +180,14 @@ class _Run:
         return join(outputs)
 
     def _call(self, feeds: Tensors) -> Tensors:
-        """One call of the session; a graph with a fixed number of rows is filled up with zeros."""
+        """One call of the session, and what goes past it."""
+        aside = {name: array for name, array in feeds.items() if name.startswith(ASIDE) and name not in self._inputs}
+        if not aside:
+            return self._fed(feeds)
+        return aside | self._fed({name: array for name, array in feeds.items() if name not in aside})
+
+    def _fed(self, feeds: Tensors) -> Tensors:
+        """Run the session; a graph with a fixed number of rows is filled up with zeros."""
         rows, fixed = rows_of(feeds), self._session.fixed_rows
         if fixed is None or fixed == rows:
             return self._session.run(feeds, self._halt)

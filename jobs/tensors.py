@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 Tensors: TypeAlias = dict[str, NDArray[Any]]
 
+ASIDE = "_"
+"""How the name of a tensor begins that no graph takes: it goes past inference, row by row, to the stage behind it."""
+
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(name)
     for name in (

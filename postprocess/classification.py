@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from jobs.errors import SetupError
 from jobs.models import ModelRecord, TensorSpec
 from jobs.tensors import Tensors
-from postprocess.rows import by_make, finite, not_finite
+from postprocess.rows import by_make, finite, named_output, not_finite
 
 
 class ClassificationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ class ClassificationKind:
     Options = ClassificationOptions
 
     def __init__(self, record: ModelRecord, options: ClassificationOptions, _folder: Path | None = None) -> None:
-        spec = _output(record.signature.outputs, options.output)
+        spec = named_output(record.signature.outputs, options.output)
         _check(spec, options)
         self._name = spec.name
         self._labels = options.labels
@@ -64,14 +64,6 @@ class ClassificationKind:
     def _row(self, indices: list[int], scores: list[float]) -> dict[str, Any]:
         top = [{"label": self._labels[index], "score": score} for index, score in zip(indices, scores, strict=True)]
         return {**top[0], "top": top}
-
-
-def _output(outputs: tuple[TensorSpec, ...], name: str) -> TensorSpec:
-    named = [spec for spec in outputs if name in ("", spec.name)]
-    if len(named) != 1:
-        names = ", ".join(spec.name for spec in outputs)
-        raise SetupError(f"postprocess.options.output: {name!r} is not one output; name one of {names}")
-    return named[0]
 
 
 def _check(spec: TensorSpec, options: ClassificationOptions) -> None:

@@ -9,8 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from jobs.errors import ModelError
+from jobs.errors import ModelError, SetupError
+from jobs.models import TensorSpec
 from jobs.tensors import Tensors, join, make_of, rows_of
+
+
+def named_output(outputs: tuple[TensorSpec, ...], name: str) -> TensorSpec:
+    """Find the output that a kind reads: the one called ``name``, or the only one; SetupError."""
+    named = [spec for spec in outputs if name in ("", spec.name)]
+    if len(named) != 1:
+        names = ", ".join(spec.name for spec in outputs)
+        raise SetupError(f"postprocess.options.output: {name!r} is not one output; name one of {names}")
+    return named[0]
 
 
 def by_make(items: Sequence[Tensors], of_rows: Callable[[Tensors], list[Any]]) -> list[list[Any]]:

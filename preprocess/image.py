@@ -2,7 +2,7 @@
 
 JSON is ``{"base64": "..."}``; raw bodies are PNG, JPEG, WebP, BMP or GIF. The door reads only the header
 (format by content, number of pixels) and stores the file as it came; the stage decodes it. One picture is
-one row.
+one row. Where detection follows, the picture's placement goes along beside the graph's input.
 """
 
 from __future__ import annotations
@@ -16,44 +16,38 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs.errors import (
-    InvalidInputError,
-    MalformedError,
-    PenstockError,
-    SetupError,
-    UnsupportedMediaTypeError,
-)
+from jobs.errors import InvalidInputError, PenstockError, SetupError, UnsupportedMediaTypeError
 from jobs.models import ModelRecord, TensorSpec
 from jobs.payload import Payload
+from jobs.placement import PLACEMENT, Placement
 from jobs.tensors import DTYPES, Tensors
+from preprocess.files import POINTER, file_of_json
+from preprocess.fit import Fit, fitted
 from preprocess.header import read_header
-from preprocess.limits import check_size, decode_base64
+from preprocess.limits import check_size
 from preprocess.pixels import Mode, check_pixels, decode
 
 MEDIA_TYPES = frozenset(("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"))
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=16_384)]
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Layout = Literal["NCHW", "NHWC", "flat"]
-
-
-class _Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    base64: str
-
-
-_decode_input = msgspec.json.Decoder(_Input).decode
 
 
 class ImageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From 8-bit pixels to the model's numbers, in this order: resize, invert, scale, mean, std, layout.
 
-    ``resize`` is [height, width] (none: the picture must have the model's size). ``invert`` takes pixels from
-    255; then pixels are multiplied by ``scale``, less ``mean``, divided by ``std`` (a value for each channel,
-    or one for all). Integer inputs of a graph are rounded and clipped to the dtype.
+    ``resize`` is [height, width] (none: the picture must have the model's size), ``fit`` how a picture of another
+    aspect gets there (``preprocess.fit``). ``invert`` takes pixels from 255; then pixels are multiplied by ``scale``,
+    less ``mean``, divided by ``std`` (a value for each channel, or one for all). Integer inputs of a graph are
+    rounded and clipped to the dtype.
     """
 
     mode: Mode = "RGB"
     resize: tuple[Side, Side] | None = None
+    fit: Fit = "stretch"
+    pad_value: Byte = 114
     filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
     invert: bool = False
     scale: float = 1.0
@@ -80,18 +74,12 @@ class ImageKind:
         self._std = _per_channel("std", options.std, self._channels, 1.0)
         if not self._std.all() or not np.isfinite(self._std).all():
             raise SetupError("preprocess.options.std: a value is 0 or not finite; give positive numbers")
+        self._with_placement = record.config.postprocess.kind == "detection"
         self._check_signature()
 
     def from_json(self, raw: bytes | msgspec.Raw) -> Payload:
         """See ``Kind``."""
-        try:
-            given = _decode_input(raw)
-        except msgspec.ValidationError:
-            raise InvalidInputError('expected {"base64": "..."} and nothing else', pointer="/input") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise MalformedError("the input is not valid JSON, or is nested too deeply") from None
-        pointer = "/input/base64"
-        return self._admit(decode_base64(given.base64, self._bytes_max, pointer), pointer)
+        return self._admit(file_of_json(raw, self._bytes_max), POINTER)
 
     def from_bytes(self, media_type: str, body: bytes) -> Payload:
         """See ``Kind``."""
@@ -120,13 +108,15 @@ class ImageKind:
             return InvalidInputError("the stored input is not an image; submit it again")
         try:
             image = decode(payload.media_type, payload.data, self._options.mode, self._options.pixels_max)
-            return {self._spec.name: self._array(image)}
+            resized, placement = self._resized(image)
+            array = self._array(resized)
         except PenstockError as error:
             return error
+        return {self._spec.name: array} | ({PLACEMENT: placement.row()} if self._with_placement else {})
 
     def _array(self, image: Image.Image) -> NDArray[Any]:
-        """Upright 8-bit pixels as one row of the graph's input."""
-        pixels = np.atleast_3d(np.asarray(self._resized(image)))
+        """Upright 8-bit pixels of the right size as one row of the graph's input."""
+        pixels = np.atleast_3d(np.asarray(image))
         array = _laid_out(self._cast(self._scaled(pixels)), self._options.layout)[np.newaxis]
         if not _fits(array.shape, self._spec):
             raise InvalidInputError(
@@ -134,11 +124,12 @@ class ImageKind:
             )
         return array
 
-    def _resized(self, image: Image.Image) -> Image.Image:
-        if self._options.resize is None:
-            return image
-        height, width = self._options.resize
-        return image.resize((width, height), Image.Resampling[self._options.filter.upper()])
+    def _resized(self, image: Image.Image) -> tuple[Image.Image, Placement]:
+        options = self._options
+        if options.resize is None:
+            return image, Placement(image.height, image.width)
+        resample = Image.Resampling[options.filter.upper()]
+        return fitted(image, options.resize, options.fit, resample, options.pad_value)
 
     def _scaled(self, pixels: NDArray[Any]) -> NDArray[Any]:
         values = pixels.astype(np.float32)
@@ -164,6 +155,10 @@ class ImageKind:
             raise SetupError(
                 f"preprocess.options.layout: {options.layout} has {rank} axes, the input {len(spec.shape)}"
             )
+        if self._with_placement and spec.name == PLACEMENT:
+            raise SetupError(f"the graph's input is called {PLACEMENT}, which detection needs; give it another name")
+        if options.resize is None and options.fit != "stretch":
+            raise SetupError(f"preprocess.options.fit: {options.fit} needs a size; give resize = [height, width]")
         if options.resize is not None:
             shape = _shape(*options.resize, self._channels, options.layout)
             if not _fits((1, *shape), spec):

@@ -13,6 +13,7 @@ from api.problems import known
 from jobs.models import ModelConfig
 from jobs.settings import Settings
 from jobs.states import State
+from postprocess.detection import DetectionOptions
 from preprocess.image import ImageOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +64,11 @@ def test_every_key_of_model_toml_is_documented_with_its_default() -> None:
         )
         keys = {f"{section.name}.{name}" for name in names} or {section.name}
         assert keys <= documented, section.name
-    assert {field.name for field in msgspec.structs.fields(ImageOptions)} <= documented
+
+
+@pytest.mark.parametrize("form", [ImageOptions, DetectionOptions])
+def test_every_option_of_a_kind_is_documented(form: type[msgspec.Struct]) -> None:
+    assert {field.name for field in msgspec.structs.fields(form)} <= set(_cells(_page("models.md")))
 
 
 def test_the_table_of_errors_lists_every_class() -> None:

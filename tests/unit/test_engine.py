@@ -245,6 +245,27 @@ def test_a_graph_with_a_fixed_number_of_rows_serves_any(
     assert set(bench.calls) == {fixed}
 
 
+@pytest.mark.parametrize(("rows_of_graph", "batch_max"), [("rows", 64), ("rows", 3), (4, 64)])
+def test_tensors_that_no_graph_takes_go_past_it_row_by_row(
+    tmp_path: Path, rows_of_graph: str | int, batch_max: int
+) -> None:
+    items = rows(1, 5, 2)
+    for number, item in enumerate(items):
+        item["_aside"] = np.arange(rows_of(item))[:, np.newaxis] + 10 * number
+    outcomes = Bench(tmp_path, doubling(rows=rows_of_graph), batch_max).run(items)
+    assert_doubled(items, outcomes)
+    for item, outcome in zip(items, outcomes, strict=True):
+        np.testing.assert_array_equal(outcome["_aside"], item["_aside"])
+
+
+def test_an_input_of_the_graph_is_fed_whatever_its_name(tmp_path: Path) -> None:
+    node = helper.make_node("Add", ["_x", "_x"], ["y"])
+    bench = Bench(tmp_path, graph([node], {"_x": ["rows", 3]}, {"y": ["rows", 3]}))
+    (outcome,) = bench.run([{"_x": np.ones((1, 3), np.float32)}])
+    assert outcome.keys() == {"y"}
+    assert outcome["y"].tolist() == [[2, 2, 2]]
+
+
 def test_no_items_are_no_outcomes(tmp_path: Path) -> None:
     assert Bench(tmp_path, doubling()).run([]) == []
 
