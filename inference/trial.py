@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+from msgspec.structs import replace
 
-from inference.repository import GRAPH, digest, read_config
+from inference.files import digest_of, digests, without_root
+from inference.repository import GRAPH, read_config
 from jobs.errors import SetupError
 from jobs.models import ModelConfig, ModelRecord, Signature
 
@@ -41,15 +43,19 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
     """Try ``<models>/<name>/<version>``: the record is ``ready``, or ``broken`` with a reason."""
-    name, version = folder.parent.name, int(folder.name)
+    record = ModelRecord(folder.parent.name, int(folder.name), "broken", config)
+    models = folder.parents[1]
     try:
-        sha256 = digest(folder)
-    except OSError:
-        return ModelRecord(name, version, "broken", config, reason=f"{GRAPH} cannot be read")
+        files = digests(folder, models)
+        if GRAPH not in files:
+            raise SetupError(f"{folder / GRAPH}: no such file")  # noqa: TRY301 - as the others are
+    except SetupError as error:
+        return replace(record, reason=without_root(error, models))
+    record = replace(record, digest=files[GRAPH], files=files, files_digest=digest_of(files))
     verdict = _ask(folder, config.inference.batch_max, timeout_s)
     if verdict.signature is None:
-        return ModelRecord(name, version, "broken", config, sha256, reason=verdict.reason)
-    return ModelRecord(name, version, "ready", config, sha256, verdict.signature)
+        return replace(record, reason=verdict.reason)
+    return replace(record, state="ready", signature=verdict.signature)
 
 
 def _ask(folder: Path, batch_max: int, timeout_s: float) -> Verdict:
@@ -108,12 +114,12 @@ def _limit(folder: Path, timeout_s: float) -> None:
 
 def _load(folder: Path, batch_max: int) -> Verdict:
     """Load, warm and run; the import stands here so that the parent's process stays free of ONNX Runtime."""
-    session = import_module("inference.session")
     try:
+        session = import_module("inference.session")
         opened = session.Session.open(folder / GRAPH, threads=1, providers=session.CPU_ONLY)
         opened.warm(batch_max)
     except SetupError as error:
-        return Verdict(reason=str(error))
+        return Verdict(reason=without_root(error, folder.parents[1]))
     return Verdict(opened.signature)
 
 
