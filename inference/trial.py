@@ -20,7 +20,8 @@ from typing import IO
 import msgspec
 from msgspec.structs import replace
 
-from inference.files import digest_of, digests, without_root
+from inference.external import check_external
+from inference.files import digest_of, digests, paths, without_root
 from inference.repository import GRAPH, read_config
 from jobs.errors import SetupError
 from jobs.models import ModelConfig, ModelRecord, Signature
@@ -115,6 +116,7 @@ def _limit(folder: Path, timeout_s: float) -> None:
 def _load(folder: Path, batch_max: int) -> Verdict:
     """Load, warm and run; the import stands here so that the parent's process stays free of ONNX Runtime."""
     try:
+        check_external(folder, GRAPH, paths(folder, folder.parents[1]))
         session = import_module("inference.session")
         opened = session.Session.open(folder / GRAPH, threads=1, providers=session.CPU_ONLY)
         opened.warm(batch_max)
