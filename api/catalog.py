@@ -27,12 +27,16 @@ class Offer(msgspec.Struct, frozen=True):
     record: ModelRecord
     kind: Kind
     fingerprint: bytes
-    """SHA-256 over what decides its answers: the graph's digest and the configuration."""
+    """SHA-256 over what decides its answers: its files and the configuration."""
 
 
 def offer_of(record: ModelRecord) -> Offer:
     """The offer of a version whose signature is known; SetupError where its configuration contradicts that."""
-    decisive = (record.digest, record.config.preprocess, record.config.inference, record.config.postprocess)
+    config, files = (
+        record.config,
+        record.files_digest or record.digest,
+    )  # a worker of an older Penstock knows no files
+    decisive = (files, config.preprocess, config.inference, config.postprocess)
     return Offer(record, kind(record), sha256(msgspec.json.encode(decisive)).digest())
 
 

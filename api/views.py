@@ -10,13 +10,17 @@ from jobs.models import CacheConfig, Limits, ModelRecord, RetryPolicy, State, Te
 
 
 class VersionView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One version of a model. ``digest`` is the SHA-256 of its graph; ``reason`` says why it is broken."""
+    """One version of a model. ``digest`` is the SHA-256 of its graph, ``files_digest`` one over all its files.
+
+    ``reason`` says why it is broken.
+    """
 
     version: int
     state: State
     description: str
     pool: str
     digest: str
+    files_digest: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: str
@@ -95,6 +99,7 @@ def _version_view(record: ModelRecord) -> VersionView:
         description=config.description,
         pool=config.pool,
         digest=record.digest,
+        files_digest=record.files_digest,
         inputs=record.signature.inputs,
         outputs=record.signature.outputs,
         preprocess=config.preprocess.kind,

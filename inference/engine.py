@@ -10,6 +10,7 @@ input of that name.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.files import digests
 from inference.graphcache import GraphCache
-from inference.repository import GRAPH, digest
+from inference.repository import GRAPH
 from inference.session import Halt, Session, is_fixed
 from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
 from jobs.models import ModelRecord
 from jobs.tensors import ASIDE, Tensors, join, make_of, rows_of, split
+
+log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Tensors | PenstockError
 
@@ -35,7 +39,8 @@ class _Place:
 
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     session: Session | None = None
-    digest: str = ""
+    files: str = ""
+    """``files_digest`` of what is open."""
 
 
 class Engine:
@@ -54,7 +59,7 @@ class Engine:
     def loaded(self, record: ModelRecord) -> bool:
         """Whether the version's session is open; if not, the next call opens it, which takes a while."""
         place = self._place(record)
-        return place.session is not None and place.digest == record.digest
+        return place.session is not None and place.files == record.files_digest
 
     def warm(self, record: ModelRecord) -> None:
         """Open and warm the version's session, if it is not; ModelUnavailableError where that fails."""
@@ -83,31 +88,40 @@ class Engine:
     def _session(self, record: ModelRecord) -> Session:
         place = self._place(record)
         session = place.session
-        if session is not None and place.digest == record.digest:
+        if session is not None and place.files == record.files_digest:
             return session
         with place.lock:
-            if place.session is None or place.digest != record.digest:
+            if place.session is None or place.files != record.files_digest:
                 place.session = self._open(record)
-                place.digest = record.digest
+                place.files = record.files_digest
             return place.session
 
     def _open(self, record: ModelRecord) -> Session:
         folder = self._models / record.name / str(record.version)
         called = f"version {record.version} of {record.name}"
+        self._verify(folder, record, called)
         try:
-            if digest(folder) != record.digest:
-                raise ModelUnavailableError(f"the file of {called} is not the one that was verified")
             config = record.config.inference
             threads = config.intra_op_threads or self._threads
             fixed = is_fixed(record.signature)
             slot = self._graphs and self._graphs.slot(folder / GRAPH, record.digest)
             session = Session.open(folder / GRAPH, threads=threads, mem_pattern=fixed, config=config, slot=slot)
             session.warm(config)
-        except OSError:
-            raise ModelUnavailableError(f"the file of {called} cannot be read by this worker") from None
         except SetupError as error:
             raise ModelUnavailableError(f"{called}: {error}") from error  # a start tells it from what may pass
         return session
+
+    def _verify(self, folder: Path, record: ModelRecord, called: str) -> None:
+        """ModelUnavailableError where a file differs from what the trial load saw."""
+        try:
+            found = digests(folder, self._models)
+        except SetupError as error:
+            log.error("files of a model cannot be verified: %s", error)  # noqa: TRY400 - the text says it all
+            raise ModelUnavailableError(f"the files of {called} cannot be read by this worker") from None
+        if found != record.files:
+            names = [name for name, _ in found.items() ^ record.files.items()]
+            log.error("files of a model are not those that were verified: %s in %s", sorted({*names}), folder)
+            raise ModelUnavailableError(f"the files of {called} are not those that were verified")
 
 
 class _Run:

@@ -6,20 +6,19 @@ Nothing here loads a graph, so that any process may look.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from inference.files import CONFIG, Stamp, check_inside, is_passed_over, stamp
 from inference.options import check
 from jobs import options
 from jobs.errors import SetupError
 from jobs.models import ModelConfig
 
 GRAPH = "model.onnx"
-CONFIG = "model.toml"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
@@ -41,17 +40,41 @@ class Version(NamedTuple):
     config: ModelConfig
 
 
-def scan(models: Path) -> list[Version]:
-    """Every version under ``models``, by name and number; what begins with ``.`` or ``_`` is passed over.
+class Scan(NamedTuple):
+    """What lies in a models folder: the versions, by name and number, and what was refused, by its place there."""
 
-    So are plain files, and in a model's folder all that is not named by digits alone (``samples``).
-    SetupError where the folder is missing, a name is not one we could serve, or a ``model.toml`` is wrong.
+    versions: list[Version]
+    faults: dict[str, SetupError]
+
+
+def scan(models: Path) -> Scan:
+    """Every version under ``models``; what begins with ``.`` or ``_`` is passed over.
+
+    So are plain files, and in a model's folder all that is not named by digits alone (``samples``). What is wrong in
+    one place is a fault of that place and hides no other; SetupError where the folder itself is missing.
     """
-    if not models.is_dir():
-        raise SetupError(f"{models}: no such folder; create it or set PENSTOCK_MODELS")
-    root = models.resolve()
-    found = [version for folder in _folders(root, root) for version in _versions(folder, root)]
-    return sorted(found, key=lambda version: version[:2])
+    root = _root(models)
+    versions, faults = [], {}
+    for place in _places(root):
+        try:
+            versions.append(_version(root, place))
+        except SetupError as error:
+            faults[place] = error
+    return Scan(sorted(versions, key=lambda version: version[:2]), faults)
+
+
+def stamps(models: Path) -> dict[str, Stamp]:
+    """By place, what changes when the files of a version may have: cheap to ask for again and again.
+
+    SetupError where the folder is missing.
+    """
+    root = _root(models)
+    return {place: _stamp(root, place) for place in _places(root)}
+
+
+def read(models: Path, place: str) -> Version:
+    """The version at ``name/version`` of the folder; SetupError that says what is wrong there."""
+    return _version(_root(models), place)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -62,42 +85,60 @@ def read_config(folder: Path) -> ModelConfig:
     return ModelConfig()
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 of the version's graph in hex; OSError where it cannot be read."""
-    with (folder / GRAPH).open("rb") as graph:
-        return hashlib.file_digest(graph, "sha256").hexdigest()
+def place_of(name: str, version: int) -> str:
+    """Where a version lies in the models folder; its record has the same name in the store."""
+    return f"{name}/{version}"
 
 
-def _versions(folder: Path, root: Path) -> Iterator[Version]:
-    if not _NAME.fullmatch(folder.name):
-        raise SetupError(f"{folder}: not a model name; use 1 to 63 of a-z 0-9 . _ - and start with a letter or digit")
-    for each in _folders(folder, root):
-        if not each.name.isdigit():
+def _root(models: Path) -> Path:
+    if not models.is_dir():
+        raise SetupError(f"{models}: no such folder; create it or set PENSTOCK_MODELS")
+    return models.resolve()
+
+
+def _places(root: Path) -> Iterator[str]:
+    """``name/version`` of what is or was meant to be a version; a folder of no valid name stands for all in it."""
+    for model in _folders(root):
+        try:
+            versions = [each.name for each in _folders(model) if each.name.isdigit()]
+        except FileNotFoundError:  # gone since it was listed
             continue
-        if not _VERSION.fullmatch(each.name) or int(each.name) > _VERSION_MAX:
-            raise SetupError(
-                f"{each}: not a version; use a whole number from 1 to {_VERSION_MAX} without leading zeros"
-            )
-        _check_graph(each / GRAPH, root)
-        yield Version(folder.name, int(each.name), each, read_config(each))
+        except OSError:
+            yield model.name
+            continue
+        if _NAME.fullmatch(model.name):
+            yield from (f"{model.name}/{each}" for each in versions)
+        else:
+            yield model.name
 
 
-def _folders(folder: Path, root: Path) -> Iterator[Path]:
-    for each in sorted(folder.iterdir()):
-        if each.is_dir() and not each.name.startswith((".", "_")):
-            _check_inside(each, root)
-            yield each
+def _folders(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not is_passed_over(each.name))
 
 
-def _check_graph(graph: Path, root: Path) -> None:
-    if not graph.is_file():
-        raise SetupError(f"{graph}: no such file; every version's folder needs one")
-    _check_inside(graph, root)
+def _version(root: Path, place: str) -> Version:
+    name, _, number = place.partition("/")
+    folder = root / place
+    if not _NAME.fullmatch(name):
+        raise SetupError(f"{folder}: not a model name; use 1 to 63 of a-z 0-9 . _ - and start with a letter or digit")
+    if not number:
+        raise SetupError(f"{folder}: cannot be read")
+    if not _VERSION.fullmatch(number) or int(number) > _VERSION_MAX:
+        raise SetupError(
+            f"{folder}: not a version; use a whole number from 1 to {_VERSION_MAX} without leading zeros"
+        )
+    check_inside(folder, root)
+    if not (folder / GRAPH).is_file():
+        raise SetupError(f"{folder / GRAPH}: no such file; every version's folder needs one")
+    check_inside(folder / GRAPH, root)
+    return Version(name, int(number), folder, read_config(folder))
 
 
-def _check_inside(path: Path, root: Path) -> None:
-    if not path.resolve().is_relative_to(root):
-        raise SetupError(f"{path}: a link that leaves the models folder; copy the files into it")
+def _stamp(root: Path, place: str) -> Stamp:
+    try:
+        return stamp(root / place, root)
+    except (SetupError, OSError) as error:  # it is said when the version is read
+        return ((str(error), 0, 0, 0, 0),)
 
 
 def _parse(file: Path) -> ModelConfig:

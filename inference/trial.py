@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+from msgspec.structs import replace
 
+from inference.external import check_external
+from inference.files import digest_of, digests, paths, without_root
 from inference.options import on_cpu
-from inference.repository import GRAPH, digest, read_config
+from inference.repository import GRAPH, read_config
 from jobs.errors import SetupError
 from jobs.models import InferenceConfig, ModelConfig, ModelRecord, Signature
 
@@ -43,15 +46,19 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
     """Try ``<models>/<name>/<version>``: the record is ``ready``, or ``broken`` with a reason."""
-    name, version = folder.parent.name, int(folder.name)
+    record = ModelRecord(folder.parent.name, int(folder.name), "broken", config)
+    models = folder.parents[1]
     try:
-        sha256 = digest(folder)
-    except OSError:
-        return ModelRecord(name, version, "broken", config, reason=f"{GRAPH} cannot be read")
+        files = digests(folder, models)
+        if GRAPH not in files:
+            raise SetupError(f"{folder / GRAPH}: no such file")  # noqa: TRY301 - as the others are
+    except SetupError as error:
+        return replace(record, reason=without_root(error, models))
+    record = replace(record, digest=files[GRAPH], files=files, files_digest=digest_of(files))
     verdict = _ask(folder, config.inference, timeout_s)
     if verdict.signature is None:
-        return ModelRecord(name, version, "broken", config, sha256, reason=verdict.reason)
-    return ModelRecord(name, version, "ready", config, sha256, verdict.signature)
+        return replace(record, reason=verdict.reason)
+    return replace(record, state="ready", signature=verdict.signature)
 
 
 def _ask(folder: Path, config: InferenceConfig, timeout_s: float) -> Verdict:
@@ -110,12 +117,13 @@ def _limit(folder: Path, timeout_s: float) -> None:
 
 def _load(folder: Path, config: InferenceConfig) -> Verdict:
     """Load, warm and run; the import stands here so that the parent's process stays free of ONNX Runtime."""
-    session = import_module("inference.session")
     try:
+        check_external(folder, GRAPH, paths(folder, folder.parents[1]))
+        session = import_module("inference.session")
         opened = session.Session.open(folder / GRAPH, threads=1, config=on_cpu(config))
         opened.warm(config)
     except SetupError as error:
-        return Verdict(reason=str(error))
+        return Verdict(reason=without_root(error, folder.parents[1]))
     return Verdict(opened.signature)
 
 

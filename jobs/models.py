@@ -2,7 +2,7 @@
 
 The gateway validates inputs against the record and needs no model folder. ``ModelConfig`` is ``model.toml``
 as written by the user (parsed strictly by ``inference.repository``); ``ModelRecord`` adds what the trial load
-found: digest, signature, state.
+found: digests, signature, state.
 """
 
 from __future__ import annotations
@@ -114,7 +114,11 @@ State = Literal["loading", "ready", "broken"]
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """One version of a model. ``digest`` is the SHA-256 of ``model.onnx`` in hex, "" until it was read."""
+    """One version of a model. ``digest`` is the SHA-256 of ``model.onnx`` in hex, "" until it was read.
+
+    ``files`` has that of every file by its name in the version's folder (``../labels.txt``: in the model's), and
+    ``files_digest`` one over them all: with the configuration it decides what the version answers.
+    """
 
     name: str
     version: int
@@ -124,3 +128,5 @@ class ModelRecord(msgspec.Struct, frozen=True):
     signature: Signature = Signature((), ())
     reason: str = ""
     schema: int = SCHEMA
+    files: dict[str, str] = {}
+    files_digest: str = ""

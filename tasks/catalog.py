@@ -12,10 +12,11 @@ import redis
 
 import postprocess.kinds
 import preprocess.kinds
-from inference.repository import Version, digest, read_config, scan
+from inference.files import digests
+from inference.repository import Version, scan
 from inference.trial import trial
 from jobs.errors import ModelUnavailableError, SetupError
-from jobs.models import ModelConfig, ModelRecord
+from jobs.models import ModelRecord
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,11 @@ class Catalog:
 
     def publish(self) -> None:
         """Trial-load, in a child process each, what the store does not know yet; publish every record."""
-        for version in scan(self._folder):
-            config = read_config(version.folder)
-            record = self._known(version, config) or self._try(version, config)
+        found = scan(self._folder)
+        for fault in found.faults.values():
+            raise fault
+        for version in found.versions:
+            record = self._known(version) or self._try(version)
             if record.state == "ready":
                 self._served[(record.name, record.version)] = _serve(record, version.folder)
 
@@ -60,19 +63,19 @@ class Catalog:
         """The versions that this worker's pools serve."""
         return (each.record for each in self._served.values() if each.record.config.pool in self._pools)
 
-    def _known(self, version: Version, config: ModelConfig) -> ModelRecord | None:
+    def _known(self, version: Version) -> ModelRecord | None:
         """What the store says of this very version, if its files have not changed since."""
         raw = self._client.hget(self._key, _field(version))
         if raw is None:
             return None
         record = msgspec.json.decode(raw, type=ModelRecord)
-        same = record.config == config and record.digest == digest(version.folder)
+        same = record.config == version.config and record.files == _files(version, self._folder)
         return record if record.state == "ready" and same else None
 
-    def _try(self, version: Version, config: ModelConfig) -> ModelRecord:
-        loading = ModelRecord(version.name, version.version, "loading", config)
+    def _try(self, version: Version) -> ModelRecord:
+        loading = ModelRecord(version.name, version.version, "loading", version.config)
         self._client.hsetnx(self._key, _field(version), msgspec.json.encode(loading))
-        record = _checked(trial(version.folder, config, TRIAL_TIMEOUT_S), version.folder)
+        record = _checked(trial(version.folder, version.config, TRIAL_TIMEOUT_S), version.folder)
         self._client.hset(self._key, _field(version), msgspec.json.encode(record))
         level = logging.INFO if record.state == "ready" else logging.ERROR
         found = {
@@ -93,6 +96,14 @@ def _checked(record: ModelRecord, folder: Path) -> ModelRecord:
         except SetupError as error:
             return msgspec.structs.replace(record, state="broken", reason=str(error))
     return record
+
+
+def _files(version: Version, models: Path) -> dict[str, str]:
+    """The digests of a version's files; none where they cannot be read."""
+    try:
+        return digests(version.folder, models)
+    except SetupError:
+        return {}
 
 
 def _serve(record: ModelRecord, folder: Path) -> Served:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from inference.repository import digest
+from inference.files import digest_of, digests
 from jobs.models import ModelConfig, ModelRecord, Signature, TensorSpec
 
 Dims = Sequence[str | int]
@@ -101,4 +102,6 @@ def place(models: Path, model: onnx.ModelProto, name: str = "toy", version: int 
 def placed_record(folder: Path, signature: Signature, config: ModelConfig | None = None) -> ModelRecord:
     """The record of the version in ``folder``, without the cost of a trial load."""
     name, version = folder.parent.name, int(folder.name)
-    return ModelRecord(name, version, "ready", config or ModelConfig(), digest(folder), signature)
+    files = digests(folder, folder.parents[1])
+    record = ModelRecord(name, version, "ready", config or ModelConfig(), files["model.onnx"], signature)
+    return replace(record, files=files, files_digest=digest_of(files))

@@ -43,7 +43,7 @@ def train() -> ModuleType:
 
 @cache
 def record() -> ModelRecord:
-    (version,) = [each for each in scan(MODELS) if each.name == "digits"]
+    (version,) = [each for each in scan(MODELS).versions if each.name == "digits"]
     signature = Session.open(version.folder / "model.onnx", threads=1).signature
     return placed_record(version.folder, signature, version.config)
 

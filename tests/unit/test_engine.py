@@ -320,7 +320,20 @@ def unavailable(engine: Engine, record: ModelRecord) -> str:
 def test_a_changed_file_is_not_run(tmp_path: Path) -> None:
     bench = Bench(tmp_path, doubling())
     place(tmp_path, doubling(width=4))
-    assert "not the one that was verified" in unavailable(bench.engine, bench.record)
+    assert "not those that were verified" in unavailable(bench.engine, bench.record)
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "1/weights.bin"])
+def test_a_file_beside_the_graph_that_changed_or_came_is_noticed(tmp_path: Path, name: str) -> None:
+    bench = Bench(tmp_path, doubling())
+    (tmp_path / "toy" / name).write_bytes(b"new")
+    assert "not those that were verified" in unavailable(bench.engine, bench.record)
+
+
+def test_files_that_cannot_be_vouched_for_name_no_path(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, doubling())
+    (tmp_path / "toy" / "1" / "weights").symlink_to("/etc/passwd")
+    assert unavailable(bench.engine, bench.record) == "the files of version 1 of toy cannot be read by this worker"
 
 
 def test_a_missing_file_names_no_path(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
 
-from inference.repository import digest, read_config, scan
+from inference.repository import read_config, scan, stamps
 from jobs.errors import SetupError
 from jobs.models import InferenceConfig, Limits, ModelConfig, StageConfig
 
@@ -23,9 +22,11 @@ def put(models: Path, name: str = "toy", version: str = "1", toml: str | bytes |
 
 
 def refusal(models: Path) -> str:
-    with pytest.raises(SetupError) as caught:
-        scan(models)
-    text = str(caught.value)
+    """What the only fault of the folder says."""
+    found = scan(models)
+    (fault,) = found.faults.values()
+    assert not found.versions
+    text = str(fault)
     assert "\n" not in text.strip()
     return text
 
@@ -33,7 +34,7 @@ def refusal(models: Path) -> str:
 def test_versions_are_found_in_order_of_name_and_number(tmp_path: Path) -> None:
     for name, version in (("b", "10"), ("b", "9"), ("a.b_c-1", "2147483647")):
         put(tmp_path, name, version)
-    assert [each[:3] for each in scan(tmp_path)] == [
+    assert [each[:3] for each in scan(tmp_path).versions] == [
         ("a.b_c-1", 2_147_483_647, tmp_path / "a.b_c-1" / "2147483647"),
         ("b", 9, tmp_path / "b" / "9"),
         ("b", 10, tmp_path / "b" / "10"),
@@ -46,12 +47,12 @@ def test_files_hidden_folders_and_folders_beside_versions_are_passed_over(tmp_pa
         (tmp_path / folder).mkdir()
     (tmp_path / "README.md").touch()
     (tmp_path / "toy" / "2").touch()
-    assert [each[:2] for each in scan(tmp_path)] == [("toy", 1)]
+    assert [each[:2] for each in scan(tmp_path).versions] == [("toy", 1)]
 
 
 def test_a_model_without_model_toml_has_the_defaults(tmp_path: Path) -> None:
     put(tmp_path)
-    assert scan(tmp_path)[0].config == ModelConfig()
+    assert scan(tmp_path).versions[0].config == ModelConfig()
 
 
 def test_model_toml_is_read_with_all_its_parts(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_model_toml_is_read_with_all_its_parts(tmp_path: Path) -> None:
         limits = {rows_max = 2, ttl_s_default = 5}
     """
     put(tmp_path, toml=toml)
-    assert scan(tmp_path)[0].config == ModelConfig(
+    assert scan(tmp_path).versions[0].config == ModelConfig(
         description="d",
         pool="gpu",
         preprocess=StageConfig("image", {"resize": [8, 8]}),
@@ -131,8 +132,8 @@ def test_a_wrong_model_toml_names_file_key_and_remedy(tmp_path: Path, toml: str 
 @pytest.mark.parametrize("name", ["Toy", "-toy", "to y", "t\u043ey", "toy~", "x" * 64, "a\nb"])
 def test_a_name_that_could_not_be_served_is_refused(tmp_path: Path, name: str) -> None:
     put(tmp_path, name)
-    with pytest.raises(SetupError, match="not a model name; use 1 to 63"):
-        scan(tmp_path)
+    (fault,) = scan(tmp_path).faults.values()
+    assert "not a model name; use 1 to 63" in str(fault)
 
 
 @pytest.mark.parametrize("version", ["0", "01", "2147483648", "9" * 30, "²", "\u0661"])
@@ -147,7 +148,20 @@ def test_a_version_without_a_graph_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
-    assert "no such folder; create it or set PENSTOCK_MODELS" in refusal(tmp_path / "none")
+    for look in (scan, stamps):
+        with pytest.raises(SetupError, match="no such folder; create it or set PENSTOCK_MODELS"):
+            look(tmp_path / "none")
+
+
+def test_what_is_wrong_in_one_place_hides_no_other(tmp_path: Path) -> None:
+    put(tmp_path, "good")
+    put(tmp_path, "bad", toml="x = ")
+    put(tmp_path, "good", "00")
+    put(tmp_path, "Worse")
+    found = scan(tmp_path)
+    assert [each[:2] for each in found.versions] == [("good", 1)]
+    assert sorted(found.faults) == ["Worse", "bad/1", "good/00"]
+    assert set(stamps(tmp_path)) == {"Worse", "bad/1", "good/00", "good/1"}
 
 
 @pytest.mark.parametrize("link", ["toy", "toy/1", "toy/1/model.onnx"])
@@ -164,8 +178,4 @@ def test_a_link_inside_the_folder_and_a_linked_folder_itself_are_followed(tmp_pa
     put(models)
     (models / "toy" / "2").symlink_to("1")
     (tmp_path / "link").symlink_to(models)
-    assert [each.version for each in scan(tmp_path / "link")] == [1, 2]
-
-
-def test_the_digest_is_the_sha256_of_the_graph(tmp_path: Path) -> None:
-    assert digest(put(tmp_path)) == hashlib.sha256(b"junk").hexdigest()
+    assert [each.version for each in scan(tmp_path / "link").versions] == [1, 2]
