@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     """Most jobs in a micro-batch."""
     microbatch_bytes_max: int = Field(8 * 1024 * 1024, ge=1)
     """Most input bytes in a micro-batch (a larger single job travels alone)."""
+    python_steps: bool = True
+    """Whether a worker runs the Python steps of its models: code of whoever may write to the models folder."""
     lease_s: float = Field(4.0, ge=1.0)
     """How long a worker that gave no sign of life keeps its micro-batches."""
     load_budget_s: float = Field(120.0, ge=1.0)

@@ -14,6 +14,7 @@ from jobs.models import ModelRecord
 from jobs.options import Registry
 from jobs.tensors import Tensors
 from postprocess.classification import ClassificationKind
+from postprocess.python import PythonKind
 from postprocess.tensor import TensorKind
 
 
@@ -24,7 +25,7 @@ class Kind(Protocol):
         """Make a JSON-ready document, or the PenstockError of this item alone, for each item in order."""
 
 
-_REGISTRY = Registry("postprocess", tensor=TensorKind, classification=ClassificationKind)
+_REGISTRY = Registry("postprocess", tensor=TensorKind, classification=ClassificationKind, python=PythonKind)
 
 check = _REGISTRY.check
 

@@ -19,6 +19,7 @@ from jobs.payload import Payload
 from jobs.tensors import Tensors
 from preprocess.image import ImageKind
 from preprocess.inputs import InputsOf
+from preprocess.python import PythonKind
 from preprocess.tensor import TensorKind
 
 
@@ -45,7 +46,7 @@ class Kind(Protocol):
         """Tensors with the row axis first, or the error of this item alone, for each payload in order."""
 
 
-_PARTS = Registry("preprocess", tensor=TensorKind, image=ImageKind)
+_PARTS = Registry("preprocess", tensor=TensorKind, image=ImageKind, python=PythonKind)
 """What the parts of ``inputs`` may be."""
 _REGISTRY = _PARTS.extended(inputs=InputsOf(_PARTS))
 

@@ -15,6 +15,7 @@ from jobs.settings import Settings
 from jobs.states import State
 from preprocess.image import ImageOptions
 from preprocess.inputs import Part
+from preprocess.python import PythonOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -64,7 +65,7 @@ def test_every_key_of_model_toml_is_documented_with_its_default() -> None:
         )
         keys = {f"{section.name}.{name}" for name in names} or {section.name}
         assert keys <= documented, section.name
-    for options in (ImageOptions, Part):
+    for options in (ImageOptions, Part, PythonOptions):
         assert {field.name for field in msgspec.structs.fields(options)} <= documented
 
 
