@@ -31,6 +31,10 @@ class Registry:
         self._stage = stage
         self._kinds = kinds
 
+    def extended(self, **kinds: Any) -> Registry:
+        """A registry of these kinds and ``kinds``."""
+        return Registry(self._stage, **self._kinds, **kinds)
+
     def check(self, config: StageConfig) -> None:
         """SetupError where the kind is not known or its options do not have its form."""
         self._options(config)

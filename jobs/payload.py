@@ -6,6 +6,9 @@ import msgspec
 
 TENSORS = "application/vnd.penstock.tensors"
 """Media type of tensors packed by ``jobs.tensors.pack_item``."""
+PARTS = "application/vnd.penstock.parts"
+"""Media type of several payloads by name, as the kind ``inputs`` packs them."""
+JSON = "application/json"
 
 
 class Payload(msgspec.Struct, array_like=True, frozen=True):

@@ -98,6 +98,10 @@ class Settings(BaseSettings):
     """Most jobs in a micro-batch."""
     microbatch_bytes_max: int = Field(8 * 1024 * 1024, ge=1)
     """Most input bytes in a micro-batch (a larger single job travels alone)."""
+    preprocess_cache_bytes_max: int = Field(0, ge=0)
+    """Memory of a worker for what it preprocessed, to answer the same input again; 0: none is kept."""
+    python_steps: bool = True
+    """Whether a worker runs the Python steps of its models: code of whoever may write to the models folder."""
     lease_s: float = Field(4.0, ge=1.0)
     """How long a worker that gave no sign of life keeps its micro-batches."""
     load_budget_s: float = Field(120.0, ge=1.0)

@@ -15,6 +15,7 @@ from jobs.options import Registry
 from jobs.tensors import Tensors
 from postprocess.classification import ClassificationKind
 from postprocess.detection import DetectionKind
+from postprocess.python import PythonKind
 from postprocess.tensor import TensorKind
 
 
@@ -25,7 +26,13 @@ class Kind(Protocol):
         """Make a JSON-ready document, or the PenstockError of this item alone, for each item in order."""
 
 
-_REGISTRY = Registry("postprocess", tensor=TensorKind, classification=ClassificationKind, detection=DetectionKind)
+_REGISTRY = Registry(
+    "postprocess",
+    tensor=TensorKind,
+    classification=ClassificationKind,
+    detection=DetectionKind,
+    python=PythonKind,
+)
 
 check = _REGISTRY.check
 

@@ -18,6 +18,8 @@ from jobs.options import Registry
 from jobs.payload import Payload
 from jobs.tensors import Tensors
 from preprocess.image import ImageKind
+from preprocess.inputs import InputsOf
+from preprocess.python import PythonKind
 from preprocess.tensor import TensorKind
 
 
@@ -44,7 +46,9 @@ class Kind(Protocol):
         """Tensors with the row axis first, or the error of this item alone, for each payload in order."""
 
 
-_REGISTRY = Registry("preprocess", tensor=TensorKind, image=ImageKind)
+_PARTS = Registry("preprocess", tensor=TensorKind, image=ImageKind, python=PythonKind)
+"""What the parts of ``inputs`` may be."""
+_REGISTRY = _PARTS.extended(inputs=InputsOf(_PARTS))
 
 check = _REGISTRY.check
 

@@ -29,6 +29,7 @@ from jobs.payload import TENSORS, Payload
 from jobs.tensors import Buffer, Tensors, pack_buffers, unpack_item
 from preprocess.limits import check_size
 from preprocess.numbers import NumbersInput, is_object
+from preprocess.pointers import pointer_to
 
 OCTETS = "application/octet-stream"
 
@@ -78,7 +79,7 @@ class TensorKind:
 
     def _from_object(self, text: bytes) -> dict[str, Buffer]:
         fields = self._fields(text)
-        item = {name: self._inputs[name].from_json(bytes(fields[name]), _pointer(name)) for name in self._inputs}
+        item = {name: self._inputs[name].from_json(bytes(fields[name]), pointer_to(name)) for name in self._inputs}
         check_size(sum(len(data) for _, _, data in item.values()), self._bytes_max)
         rows = {name: shape[0] for name, (_, shape, _) in item.items()}
         if len(set(rows.values())) > 1:
@@ -97,7 +98,7 @@ class TensorKind:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise MalformedError("the input is not valid JSON, or is nested too deeply") from None
         for name in fields.keys() - self._inputs.keys():
-            self._refuse("no such input", pointer=_pointer(name[:64]))
+            self._refuse("no such input", pointer=pointer_to(name[:64]))
         if missing := [name for name in self._inputs if name not in fields]:
             self._refuse(f"{', '.join(missing)} missing")
         if _quotes(text, fields) != 0:
@@ -113,10 +114,6 @@ def _quotes(text: bytes, fields: dict[str, msgspec.Raw]) -> int:
     """Quotation marks beyond those of the names and values in ``fields``: left by a name that stood twice."""
     values = sum(bytes(value).count(b'"') for value in fields.values())
     return text.count(b'"') - values - sum(2 + name.count('"') for name in fields)
-
-
-def _pointer(name: str) -> str:
-    return "/input/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def _payload(item: dict[str, Buffer]) -> Payload:

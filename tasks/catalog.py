@@ -50,7 +50,7 @@ class Catalog:
         for version in found.versions:
             record = self._known(version) or self._try(version)
             if record.state == "ready":
-                self._served[(record.name, record.version)] = _serve(record, version.folder)
+                self._serve(record, version)
 
     def served(self, model: str, version: int) -> Served:
         """What runs a version; ModelUnavailableError where this worker has none that loads."""
@@ -71,6 +71,15 @@ class Catalog:
         record = msgspec.json.decode(raw, type=ModelRecord)
         same = record.config == version.config and record.files == _files(version, self._folder)
         return record if record.state == "ready" and same else None
+
+    def _serve(self, record: ModelRecord, version: Version) -> None:
+        """Serve a version; one whose files, or a step's code, are not sound any more is published as broken."""
+        try:
+            self._served[(record.name, record.version)] = _serve(record, version.folder)
+        except SetupError as error:
+            broken = msgspec.structs.replace(record, state="broken", reason=str(error))
+            self._client.hset(self._key, _field(version), msgspec.json.encode(broken))
+            log.exception("model version is broken", extra={"model": record.name, "version": record.version})
 
     def _try(self, version: Version) -> ModelRecord:
         loading = ModelRecord(version.name, version.version, "loading", version.config)

@@ -76,6 +76,9 @@ estimates_total = Counter(
 microbatch_size = Histogram("penstock_microbatch_size", "Jobs in a micro-batch at preprocess", buckets=SIZE_BUCKETS)
 batch_rows = Histogram("penstock_batch_rows", "Rows of a micro-batch in inference", buckets=SIZE_BUCKETS)
 retries_total = Counter("penstock_retries", "Attempts that will be repeated", ("stage", "code"))
+preprocess_cache_total = Counter(
+    "penstock_preprocess_cache", "Inputs at preprocess, by whether this worker had kept what they make", ("result",)
+)
 dropped_total = Counter("penstock_messages_dropped", "Messages dropped at the lease, by verdict", ("verdict",))
 model_loaded = Gauge("penstock_model_loaded", "1 while a session of the version is open", ("model", "version"))
 model_provider = Gauge(

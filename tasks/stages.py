@@ -31,7 +31,6 @@ from jobs.errors import (
 from jobs.estimates import Told, verdict
 from jobs.faults import faults
 from jobs.models import ModelRecord
-from jobs.payload import Payload
 from jobs.records import STAGES, StageName, StageRun
 from jobs.states import Event
 from jobs.store import JobStore
@@ -42,6 +41,7 @@ from tasks.departure import Departure
 from tasks.documents import Journey, completed, decode_journey, encode_journey, refused
 from tasks.intermediates import Intermediates
 from tasks.leases import Held, Leases
+from tasks.preprocessed import Preprocessed, Stored
 from tasks.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Worker:
     engine: Engine
     departure: Departure
     load_budget_s: float
+    preprocessed: Preprocessed = field(default_factory=Preprocessed)
 
 
 def run_stage(worker: Worker, stage: StageName, number: str, sequence: str) -> bool:
@@ -145,7 +146,8 @@ class _Work:
 def _fetch(worker: Worker, taken: Taken) -> list[Any] | None:
     """Each member's payload, or the tensors that the stage before left for it."""
     if taken.stage == "preprocess":
-        return [Payload(member.head.media_type, member.data) for member in taken.members]
+        heads = ((member.head, member.data) for member in taken.members)
+        return [Stored(head.media_type, data, head.input_sha256) for head, data in heads]
     packed = worker.intermediates.get(taken.reference)
     if packed is None:
         return None
@@ -307,7 +309,7 @@ def _following(stage: StageName) -> StageName | None:
 
 
 _FUNCTIONS: dict[StageName, Callable[[Worker, Served, list[Any], Halt], Results]] = {
-    "preprocess": lambda _, served, payloads, __: served.preprocess.run(payloads),
+    "preprocess": lambda worker, served, payloads, _: worker.preprocessed.run(served.preprocess, payloads),
     "inference": lambda worker, served, items, halt: worker.engine.run(served.record, items, halt),
     "postprocess": lambda _, served, outputs, __: served.postprocess.run(outputs),
 }

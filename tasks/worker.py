@@ -45,6 +45,7 @@ from tasks.events import BatchedEvents
 from tasks.intermediates import Intermediates
 from tasks.leases import Leases
 from tasks.names import task_name
+from tasks.preprocessed import Preprocessed
 from tasks.publisher import Publisher
 from tasks.stages import Worker, run_stage
 
@@ -105,7 +106,11 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     publisher = Publisher(app)
     departure = Departure(store, leases, publisher)
     leases.on_beat += [departure.watch, intermediates.clean]
-    return Worker(*(name, store, leases, publisher, intermediates, catalog, engine, departure), config.load_budget_s)
+    return Worker(
+        *(name, store, leases, publisher, intermediates, catalog, engine, departure),
+        config.load_budget_s,
+        Preprocessed(config.preprocess_cache_bytes_max),
+    )
 
 
 def _warm(engine: Engine, record: ModelRecord) -> None:

@@ -90,8 +90,9 @@ class House:
         """A job; ``weight``: its model's, ``key``: its Idempotency-Key, ``cache``: the key of its answer."""
         self._made += 1
         now_ms, task_id = self.now_ms, f"job-{self._made:04}"
+        digest = sha256(data).digest()
         head = Head(
-            *(SCHEMA, tenant, model, 1, lane, now_ms, now_ms + 600_000, attempts_max, media_type, b"sha"),
+            *(SCHEMA, tenant, model, 1, lane, now_ms, now_ms + 600_000, attempts_max, media_type, digest),
             traceparent=trace,
         )
         return Job(

@@ -15,6 +15,8 @@ from jobs.settings import Settings
 from jobs.states import State
 from postprocess.detection import DetectionOptions
 from preprocess.image import ImageOptions
+from preprocess.inputs import Part
+from preprocess.python import PythonOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -66,7 +68,7 @@ def test_every_key_of_model_toml_is_documented_with_its_default() -> None:
         assert keys <= documented, section.name
 
 
-@pytest.mark.parametrize("form", [ImageOptions, DetectionOptions])
+@pytest.mark.parametrize("form", [ImageOptions, DetectionOptions, Part, PythonOptions])
 def test_every_option_of_a_kind_is_documented(form: type[msgspec.Struct]) -> None:
     assert {field.name for field in msgspec.structs.fields(form)} <= set(_cells(_page("models.md")))
 

@@ -30,7 +30,7 @@ from jobs.errors import (
     StoreUnavailableError,
 )
 from jobs.estimates import START_P90, Told, verdict
-from jobs.payload import TENSORS
+from jobs.payload import TENSORS, Payload
 from jobs.records import STAGES, CacheTerms, Job, StageName
 from jobs.settings import read_settings
 from jobs.store import JobStore
@@ -40,6 +40,7 @@ from tasks.catalog import Catalog
 from tasks.departure import Departure
 from tasks.intermediates import Intermediates
 from tasks.leases import Leases
+from tasks.preprocessed import Preprocessed
 from tasks.publisher import Publisher
 from tasks.stages import Worker, run_stage
 from tests.contract.house import NAMESPACE, House
@@ -662,3 +663,30 @@ def test_a_fault_outside_the_stage_function_costs_neither_slot_nor_job(
     assert not _run(worker, microbatch)
 
     assert house.view(task_id).state == "queued"
+
+
+# --- The preprocessing cache ---
+
+
+def test_an_input_that_was_preprocessed_before_is_answered_alike_and_not_run_again(
+    worker: Worker, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = worker.catalog.served("tensor-demo", 1).preprocess
+    run, ran = kind.run, list[int]()
+
+    def counted(payloads: Sequence[Payload]) -> Any:
+        ran.append(len(payloads))
+        return run(payloads)
+
+    monkeypatch.setattr(kind, "run", counted)
+    caching = _replace(worker, preprocessed=Preprocessed(1_000_000))
+    other = pack_item({"x": np.ones((1, 64), np.float32)})
+
+    results = []
+    for inputs in ((INPUT, INPUT), (other, INPUT)):
+        members, microbatch = _submit(house, *inputs)
+        assert [_run(caching, microbatch, stage) for stage in STAGES] == [True, True, False]
+        results += [_document(house, task_id)["result"] for task_id in members]
+
+    assert ran == [1, 1]
+    assert results[0] == results[1] == results[3] != results[2]
