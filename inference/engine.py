@@ -104,7 +104,7 @@ class Engine:
             config = record.config.inference
             threads = config.intra_op_threads or self._threads
             fixed = is_fixed(record.signature)
-            slot = self._graphs and self._graphs.slot(folder / GRAPH, record.digest)
+            slot = None if self._graphs is None else self._graphs.slot(folder / GRAPH, record.digest)
             session = Session.open(folder / GRAPH, threads=threads, mem_pattern=fixed, config=config, slot=slot)
             session.warm(config)
         except SetupError as error:

@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
@@ -54,7 +53,7 @@ def optimize(
     aside = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
     try:
         shutil.copytree(folder, aside)
-        with _told(method):
+        with _told(method), _path_of_converters():
             _METHODS[method](folder / GRAPH, aside / GRAPH)
         compared = compare(folder / GRAPH, aside / GRAPH, samples)
         _check(compared, tolerance or TOLERANCES[method], method)
@@ -85,7 +84,7 @@ def _told(method: Method) -> Iterator[None]:
         raise SetupError(f"{method}: the graph cannot be converted ({type(error).__name__}: {error})") from error
 
 
-def _onnx() -> ModuleType:
+def _onnx() -> Any:
     try:
         import onnx  # noqa: PLC0415 - an extra; workers and gateways do without
     except ModuleNotFoundError:
@@ -96,8 +95,8 @@ def _onnx() -> ModuleType:
 def _fp16(source: Path, target: Path) -> None:
     """Weights and arithmetic in half precision; inputs and outputs stay as they are."""
     onnx = _onnx()
-    with _path_restored():  # the package puts its own folder on it
-        from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415 - needs onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415 - needs onnx
+
     _save(onnx, convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
@@ -140,8 +139,10 @@ def _drop_external(onnx: Any, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _path_restored() -> Iterator[None]:
+def _path_of_converters() -> Iterator[None]:
+    """ONNX Runtime's converters import each other by bare names, and leave their folder on the path."""
     before = list(sys.path)
+    sys.path.append(str(Path(ort.__file__).parent / "transformers"))
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ def load(path: Path, options: Any, config: InferenceConfig, cache_folder: Path |
     """Open an ``ort.InferenceSession`` on the first of the providers of ``config`` that starts.
 
     ``cache_folder`` is this graph's own, for what providers keep between starts.
-    SetupError where the graph cannot be loaded, or does not run on the provider that ``config`` requires.
+    SetupError where the graph cannot be loaded, or runs on nothing as good as what ``config`` requires.
     """
     must = NAMES[config.required] if config.required else ""
     _check_there(must)
@@ -42,7 +42,8 @@ def load(path: Path, options: Any, config: InferenceConfig, cache_folder: Path |
     _make_folders(ladder)
     inner = _open(path, options, ladder, must)
     runs = running(inner)
-    if must and must not in runs:
+    order = [name for name, _ in ladder]
+    if must and order.index(runs[0]) > order.index(must):
         raise SetupError(f"inference.required: the graph runs on {_short(runs[0])}, not on {_short(must)}; {_REMEDY}")
     preferred = (ladder if config.providers == _BY_DEFAULT else wanted)[0][0]
     if preferred != runs[0]:

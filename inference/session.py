@@ -113,7 +113,7 @@ class Session:
         options = functools.partial(_options, config, threads, mem_pattern=mem_pattern)
         if slot is not None and providers.cpu_only(config):
             return cls(slot.load(options, config))
-        return cls(providers.load(path, options(), config, slot and slot.engines))
+        return cls(providers.load(path, options(), config, None if slot is None else slot.engines))
 
     def run(self, feeds: Tensors, halt: Halt | None = None) -> Tensors:
         """Run the graph once; each output has as many rows as the inputs.

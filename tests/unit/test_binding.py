@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from inference.session import Halt, Session
 from jobs.errors import CancelledError, ModelError
 from jobs.models import InferenceConfig
-from tests.unit.graphs import doubling, graph, place, spinning
+from tests.unit.graphs import Dims, doubling, graph, place, spinning
 
 
 def bound(tmp_path: Path, model: onnx.ModelProto) -> Session:
@@ -42,7 +42,7 @@ def test_outputs_of_known_and_of_open_shape_keep_their_order(tmp_path: Path) -> 
         helper.make_node("Neg", ["x"], ["minus"]),
         helper.make_node("Mul", ["x", "x"], ["square"]),
     ]
-    outputs = {"double": ["n", "m"], "minus": ["n", 3], "square": ["n", "m"]}
+    outputs: dict[str, Dims] = {"double": ["n", "m"], "minus": ["n", 3], "square": ["n", "m"]}
     session = bound(tmp_path, graph(nodes, {"x": ["n", "m"]}, outputs))
     got = session.run({"x": rows(2)})
     assert list(got) == ["double", "minus", "square"]
@@ -61,6 +61,21 @@ def test_an_output_is_not_written_to_by_later_runs(tmp_path: Path) -> None:
     first = session.run({"x": rows(4)})["y"]
     session.run({"x": rows(4, start=100)})
     np.testing.assert_array_equal(first, rows(4) * 2)
+
+
+def test_an_output_of_known_shape_is_written_straight_into_the_array_that_is_given_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pointers: list[int] = []
+    inner = ort.IOBinding.bind_output
+
+    def bind_output(binding: Any, *given: Any) -> None:
+        pointers.append(given[-1])
+        inner(binding, *given)
+
+    monkeypatch.setattr(ort.IOBinding, "bind_output", bind_output)
+    output = bound(tmp_path, doubling()).run({"x": rows(4)})["y"]
+    assert pointers == [output.ctypes.data]
 
 
 @pytest.mark.parametrize("width", [3, "m"])

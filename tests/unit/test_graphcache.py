@@ -13,6 +13,7 @@ import pytest
 from onnx import helper
 
 import inference.graphcache
+from inference import providers
 from inference.engine import Engine
 from inference.graphcache import NODES_MIN, GraphCache, processor
 from inference.repository import digest
@@ -32,13 +33,13 @@ class Shelf:
         self.path = self.version / "model.onnx"
         self.cache = GraphCache(folder / "graphs", 2**20)
         self.opened: list[Path] = []
-        inner = inference.graphcache.providers.load
+        inner = providers.load
 
         def load(path: Path, options: Any, config: InferenceConfig) -> Any:
             self.opened.append(path)
             return inner(path, options, config)
 
-        monkeypatch.setattr(inference.graphcache.providers, "load", load)
+        monkeypatch.setattr(providers, "load", load)
 
     def open(self, config: InferenceConfig | None = None) -> Session:
         config = config or InferenceConfig()
@@ -80,7 +81,8 @@ def test_a_damaged_file_is_dropped_and_the_graph_itself_opened(
     (kept,) = shelf.kept()
     data = bytearray(kept.read_bytes())
     data[len(data) // 2] ^= 1
-    kept.write_bytes({"flip": data, "cut": data[: len(data) // 2], "empty": b""}[harm])
+    harmed = {"flip": bytes(data), "cut": bytes(data[: len(data) // 2]), "empty": b""}
+    kept.write_bytes(harmed[harm])
     np.testing.assert_allclose(shelf.open().run({"x": X})["y"], expected(), rtol=1e-4)
     assert "a kept graph is damaged, and is dropped" in caplog.messages
     shelf.open()
@@ -197,7 +199,7 @@ def test_a_write_that_fails_costs_no_start(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(inference.graphcache.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(shelf.open().run({"x": X})["y"], expected(), rtol=1e-4)
     assert caplog.messages == ["an optimised graph cannot be kept"]

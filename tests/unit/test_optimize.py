@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from inference.comparison import compare
-from inference.optimize import Tolerance, optimize
+from inference.optimize import Method, Tolerance, optimize
 from inference.session import Session
 from jobs.errors import SetupError
 from jobs.tensors import Tensors
@@ -72,7 +72,7 @@ def test_each_method_does_what_it_is_for(version: Path) -> None:
     kept: dict[str, Any] = {}
     for number, method in enumerate(("fp16", "int8", "graph"), start=2):
         target = version.with_name(str(number))
-        found = optimize(version, target, method, [{"x": X}])  # type: ignore[arg-type]  # the names, in a loop
+        found = optimize(version, target, cast("Method", method), [{"x": X}])
         kept[method] = (onnx.load(target / "model.onnx").graph, found)
     assert {each.data_type for each in kept["fp16"][0].initializer} == {onnx.TensorProto.FLOAT16}
     assert [each.type.tensor_type.elem_type for each in kept["fp16"][0].input] == [onnx.TensorProto.FLOAT]
@@ -109,9 +109,10 @@ def test_weights_beside_the_graph_are_taken_along(version: Path, method: Any) ->
 
 def test_a_graph_that_cannot_be_read_is_one_line(version: Path) -> None:
     (version / "model.onnx").write_bytes(b"\x80\x04junk")
-    for method in ("fp16", "int8", "graph"):
+    methods: tuple[Method, ...] = ("fp16", "int8", "graph")
+    for method in methods:
         with pytest.raises(SetupError, match=f"{method}: the graph cannot be converted"):
-            optimize(version, version.with_name("2"), method, [{"x": X}])  # type: ignore[arg-type]  # in a loop
+            optimize(version, version.with_name("2"), method, [{"x": X}])
     assert [each.name for each in version.parent.iterdir()] == ["1"]
 
 
@@ -121,9 +122,10 @@ def test_without_the_package_onnx_it_is_said_what_to_install(version: Path, monk
         optimize(version, version.with_name("2"), "fp16", [{"x": X}])
 
 
-def test_the_converter_leaves_the_import_path_as_it_was(version: Path) -> None:
+def test_the_converters_leave_the_import_path_as_it_was(version: Path) -> None:
     before = list(sys.path)
     optimize(version, version.with_name("2"), "fp16", [{"x": X}])
+    optimize(version, version.with_name("3"), "int8", [{"x": X}])
     assert sys.path == before
 
 

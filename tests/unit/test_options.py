@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 import pytest
 
-import inference.session
 from inference.options import NAMES, on_cpu, provider_options
 from inference.session import Session
 from jobs.models import InferenceConfig
 from tests.unit.graphs import doubling, place
 
-CPU = ("CPUExecutionProvider", {})
+CPU: tuple[str, dict[str, Any]] = ("CPUExecutionProvider", {})
 
 
 def test_the_defaults_name_every_provider_in_order_and_set_nothing() -> None:
@@ -122,7 +122,7 @@ def test_a_session_has_the_options_of_its_model(
         made.append(inner())
         return made[-1]
 
-    monkeypatch.setattr(inference.session.ort, "SessionOptions", make)
+    monkeypatch.setattr(ort, "SessionOptions", make)
     Session.open(place(tmp_path, doubling()) / "model.onnx", threads=3, config=config)
     (options,) = made
     assert (options.graph_optimization_level, options.enable_cpu_mem_arena) == (level, arena)

@@ -152,13 +152,10 @@ def test_a_required_provider_that_does_not_run_the_graph_is_a_reason_not_to_serv
 
 
 @pytest.mark.usefixtures("_afresh")
-def test_what_is_preferred_to_the_required_provider_may_run_in_its_place_beside_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert load(monkeypatch, Runtime(starts=[TENSORRT, CUDA, CPU]), InferenceConfig(required="cuda")) == TENSORRT
-    assert (
-        load(monkeypatch, Runtime(starts=[CUDA, CPU], raises=(TENSORRT,)), InferenceConfig(required="cuda")) == CUDA
-    )
+def test_what_is_preferred_to_the_required_provider_may_run_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = InferenceConfig(required="cuda")
+    assert load(monkeypatch, Runtime(starts=[TENSORRT, CUDA, CPU], idle=(CUDA, CPU)), config) == TENSORRT
+    assert load(monkeypatch, Runtime(starts=[CUDA, CPU], raises=(TENSORRT,)), config) == CUDA
 
 
 def test_a_required_provider_that_this_build_lacks_is_named_with_a_remedy(tmp_path: Path) -> None:

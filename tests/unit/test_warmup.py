@@ -113,7 +113,7 @@ def test_sizes_that_contradict_the_graph_break_the_version(
 
 def test_the_trial_warms_up_with_the_same_options(tmp_path: Path) -> None:
     folder = place(tmp_path, slices())
-    sizes = {"x": (2,)}
+    sizes: dict[str, tuple[int, ...]] = {"x": (2,)}
     config = ModelConfig(inference=InferenceConfig(batch_max=2, buckets=(2,), warm_shapes=sizes, required="cuda"))
     record = trial(folder, config, 60)
     reason = "a run of zeros at 2 rows failed: output y has shape [1, 4] for 2 rows; axis 0 must be rows"
