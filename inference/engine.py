@@ -92,13 +92,15 @@ class Engine:
         try:
             if digest(folder) != record.digest:
                 raise ModelUnavailableError(f"the file of {called} is not the one that was verified")
-            threads = record.config.inference.intra_op_threads or self._threads
-            session = Session.open(folder / GRAPH, threads=threads, mem_pattern=is_fixed(record.signature))
-            session.warm(record.config.inference.batch_max)
+            config = record.config.inference
+            threads = config.intra_op_threads or self._threads
+            fixed = is_fixed(record.signature)
+            session = Session.open(folder / GRAPH, threads=threads, mem_pattern=fixed, config=config)
+            session.warm(config.batch_max)
         except OSError:
             raise ModelUnavailableError(f"the file of {called} cannot be read by this worker") from None
         except SetupError as error:
-            raise ModelUnavailableError(f"{called}: {error}") from None
+            raise ModelUnavailableError(f"{called}: {error}") from error  # a start tells it from what may pass
         return session
 
 

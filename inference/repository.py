@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from inference.options import check
 from jobs import options
 from jobs.errors import SetupError
 from jobs.models import ModelConfig
@@ -148,3 +149,4 @@ def _check_ranges(config: ModelConfig) -> None:
             raise SetupError(f"{key}: {value} is out of range; use {low} to {high}")
     if not re.fullmatch(r"[a-z0-9-]{1,32}", config.pool):
         raise SetupError(f"pool: {config.pool!r} is not a pool name; use 1 to 32 of a-z 0-9 -")
+    check(inference)

@@ -14,16 +14,15 @@ from typing import Any, ClassVar
 import numpy as np
 import onnxruntime as ort
 
+from inference import providers
 from jobs.errors import DeviceLostError, ModelError, OutOfMemoryError, PenstockError, SetupError
 from jobs.faults import faults
-from jobs.models import Signature, TensorSpec
+from jobs.models import InferenceConfig, Signature, TensorSpec
 from jobs.tensors import DTYPES, Tensors, rows_of
 
 log = logging.getLogger(__name__)
 
-PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-CPU_ONLY = ("CPUExecutionProvider",)
-
+_DEFAULTS = InferenceConfig()
 _FATAL_ONLY = 4
 """ONNX Runtime's log severity: its errors reach us as exceptions."""
 
@@ -69,7 +68,7 @@ class Halt:
 
 
 class Session:
-    """A loaded graph. ``provider`` is the short name of where it runs: ``CPU`` or ``CUDA``."""
+    """A loaded graph. ``provider`` is where it runs: ``CPU``, ``CUDA``, ``Tensorrt`` or ``OpenVINO``."""
 
     device_lost: ClassVar[bool] = False
     """Whether a run of this process met an error after which none can work: all that fails then fails of that."""
@@ -77,33 +76,21 @@ class Session:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self.signature = _signature(inner)
-        self.provider: str = inner.get_providers()[0].removesuffix("ExecutionProvider")
+        self.provider = providers.running(inner)[0].removesuffix("ExecutionProvider")
         self._outputs = [spec.name for spec in self.signature.outputs]
 
     @classmethod
     def open(
-        cls, path: Path, *, threads: int, mem_pattern: bool = False, providers: Sequence[str] = PREFERRED
+        cls, path: Path, *, threads: int, mem_pattern: bool = False, config: InferenceConfig = _DEFAULTS
     ) -> Session:
-        """Load the graph at ``path`` with ``threads`` intra-op threads, on the first provider that is there.
+        """Load the graph at ``path`` with ``threads`` intra-op threads, on the first provider that is truly there.
 
         ``mem_pattern`` is for graphs whose dimensions are fixed but for axis 0: ONNX Runtime keeps one plan
-        for each shape that it ever saw. SetupError where the graph cannot be loaded or has types that we do
-        not carry.
+        for each shape that it ever saw. SetupError where the graph cannot be loaded, has types that we do
+        not carry, or the provider that ``config`` requires is absent.
         """
-        there = ort.get_available_providers()
-        if "CUDAExecutionProvider" in there and "CUDAExecutionProvider" in providers:
-            ort.preload_dlls()
-        try:
-            inner = ort.InferenceSession(
-                path,
-                _options(threads, mem_pattern=mem_pattern),
-                [each for each in providers if each in there],
-            )
-        except Exception as error:
-            log.warning("ONNX Runtime cannot load a graph", exc_info=True)
-            kind = type(error).__name__
-            raise SetupError(f"ONNX Runtime cannot load the graph ({kind}); the worker's log says more") from None
-        return cls(inner)
+        options = _options(threads, mem_pattern=mem_pattern)
+        return cls(providers.load(path, options, config))
 
     def run(self, feeds: Tensors, halt: Halt | None = None) -> Tensors:
         """Run the graph once; each output has as many rows as the inputs.

@@ -1,8 +1,9 @@
 """A first load where nothing can be hurt: a throw-away child loads, warms and runs a graph under limits.
 
 ``trial`` is the parent's side and never imports ONNX Runtime, which a crafted graph can crash or hang. The
-child is ``python -m inference.trial <version folder> [batch_max [timeout_s]]`` and prints one JSON line. It
-runs on the CPU only: a GPU would reserve more address space than any sensible limit.
+child is ``python -m inference.trial <version folder> [options [timeout_s]]``, the options being ``[inference]``
+of ``model.toml`` as JSON, and prints one JSON line. It runs on the CPU only: a GPU would reserve more address
+space than any sensible limit.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import IO
 
 import msgspec
 
+from inference.options import on_cpu
 from inference.repository import GRAPH, digest, read_config
 from jobs.errors import SetupError
-from jobs.models import ModelConfig, ModelRecord, Signature
+from jobs.models import InferenceConfig, ModelConfig, ModelRecord, Signature
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +48,15 @@ def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
         sha256 = digest(folder)
     except OSError:
         return ModelRecord(name, version, "broken", config, reason=f"{GRAPH} cannot be read")
-    verdict = _ask(folder, config.inference.batch_max, timeout_s)
+    verdict = _ask(folder, config.inference, timeout_s)
     if verdict.signature is None:
         return ModelRecord(name, version, "broken", config, sha256, reason=verdict.reason)
     return ModelRecord(name, version, "ready", config, sha256, verdict.signature)
 
 
-def _ask(folder: Path, batch_max: int, timeout_s: float) -> Verdict:
+def _ask(folder: Path, config: InferenceConfig, timeout_s: float) -> Verdict:
     """Run the child to its end and read what it says; nothing that it does can raise here."""
-    command = [*_COMMAND, str(folder.resolve()), str(batch_max), str(timeout_s)]
+    command = [*_COMMAND, str(folder.resolve()), msgspec.json.encode(config).decode(), str(timeout_s)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             done = subprocess.run(
@@ -106,23 +108,24 @@ def _limit(folder: Path, timeout_s: float) -> None:
         resource.setrlimit(what, (bound, bound))
 
 
-def _load(folder: Path, batch_max: int) -> Verdict:
+def _load(folder: Path, config: InferenceConfig) -> Verdict:
     """Load, warm and run; the import stands here so that the parent's process stays free of ONNX Runtime."""
     session = import_module("inference.session")
     try:
-        opened = session.Session.open(folder / GRAPH, threads=1, providers=session.CPU_ONLY)
-        opened.warm(batch_max)
+        opened = session.Session.open(folder / GRAPH, threads=1, config=on_cpu(config))
+        opened.warm(config.batch_max)
     except SetupError as error:
         return Verdict(reason=str(error))
     return Verdict(opened.signature)
 
 
 def main(arguments: list[str]) -> int:
-    """``<version folder> [batch_max] [timeout_s]``; 0 where the graph is sound, 1 where it is not."""
+    """``<version folder> [options] [timeout_s]``; 0 where the graph is sound, 1 where it is not."""
     folder = Path(arguments[0])
-    batch_max = int(arguments[1]) if len(arguments) > 1 else read_config(folder).inference.batch_max
+    given = len(arguments) > 1
+    config = msgspec.json.decode(arguments[1], type=InferenceConfig) if given else read_config(folder).inference
     _limit(folder, float(arguments[2]) if len(arguments) > 2 else 120.0)  # noqa: PLR2004
-    verdict = _load(folder, batch_max)
+    verdict = _load(folder, config)
     sys.stdout.buffer.write(msgspec.json.encode(verdict) + b"\n")
     return 0 if verdict.signature else 1
 

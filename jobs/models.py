@@ -40,11 +40,20 @@ class StageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
 
+Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
+"""ONNX Runtime's execution providers, by our short names."""
+
+
 class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the session runs: most rows in one call, and ONNX Runtime's intra-op threads (0: from settings)."""
+    """How the session runs: most rows in one call, ONNX Runtime's intra-op threads (0: from settings), and where.
+
+    ``providers`` stand in the order of preference; without ``required`` there the worker does not serve.
+    """
 
     batch_max: int = 64
     intra_op_threads: int = 0
+    providers: tuple[Provider, ...] = ("tensorrt", "cuda", "openvino", "cpu")
+    required: Literal["", "tensorrt", "cuda", "openvino", "cpu"] = ""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

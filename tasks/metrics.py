@@ -14,6 +14,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from jobs.models import ModelRecord
+
 STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 END_TO_END_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -76,3 +78,14 @@ batch_rows = Histogram("penstock_batch_rows", "Rows of a micro-batch in inferenc
 retries_total = Counter("penstock_retries", "Attempts that will be repeated", ("stage", "code"))
 dropped_total = Counter("penstock_messages_dropped", "Messages dropped at the lease, by verdict", ("verdict",))
 model_loaded = Gauge("penstock_model_loaded", "1 while a session of the version is open", ("model", "version"))
+model_provider = Gauge(
+    "penstock_model_provider",
+    "1 for the execution provider that runs the version",
+    ("model", "version", "provider"),
+)
+
+
+def loaded(record: ModelRecord, provider: str) -> None:
+    """Show that a session of the version is open, and where it runs."""
+    model_loaded.labels(record.name, record.version).set(1)
+    model_provider.labels(record.name, record.version, provider).set(1)

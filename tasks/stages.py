@@ -297,7 +297,7 @@ def _ensure_loaded(worker: Worker, record: ModelRecord) -> str:
     if not worker.engine.loaded(record):
         with worker.leases.extended(worker.load_budget_s):
             worker.engine.warm(record)
-        metrics.model_loaded.labels(record.name, record.version).set(1)
+        metrics.loaded(record, worker.engine.provider(record))
     return worker.engine.provider(record)
 
 

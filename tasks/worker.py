@@ -29,8 +29,9 @@ from prometheus_client import start_http_server
 from inference.engine import Engine
 from jobs import commands
 from jobs.connect import redis_client
-from jobs.errors import EXIT_CONFIG, SetupError
+from jobs.errors import EXIT_CONFIG, ModelUnavailableError, SetupError
 from jobs.logs import log_json_lines
+from jobs.models import ModelRecord
 from jobs.records import STAGES, StageName
 from jobs.selfcheck import check_worker
 from jobs.settings import Settings, settings
@@ -96,12 +97,22 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     catalog.publish()
     engine = Engine(config.models, config.intra_op_threads)
     for record in catalog.ready():
-        engine.warm(record)
-        metrics.model_loaded.labels(record.name, record.version).set(1)
+        _warm(engine, record)
     publisher = Publisher(app)
     departure = Departure(store, leases, publisher)
     leases.on_beat += [departure.watch, intermediates.clean]
     return Worker(*(name, store, leases, publisher, intermediates, catalog, engine, departure), config.load_budget_s)
+
+
+def _warm(engine: Engine, record: ModelRecord) -> None:
+    """Make a version ready to run; SetupError where its options, its graph or this machine forbid that."""
+    try:
+        engine.warm(record)
+    except ModelUnavailableError as error:
+        if isinstance(error.__cause__, SetupError):
+            raise SetupError(error.detail) from None
+        raise  # a file that is being replaced, say: the next start may find it whole
+    metrics.loaded(record, engine.provider(record))
 
 
 def _share_tmpfs(worker: Worker) -> None:
