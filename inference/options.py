@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -17,7 +19,8 @@ NAMES: dict[Provider, str] = {
 }
 """ONNX Runtime's name of each provider."""
 
-ProviderOptions = list[tuple[str, dict[str, Any]]]
+Options: TypeAlias = dict[str, Any]
+ProviderOptions: TypeAlias = list[tuple[str, Options]]
 
 
 def check(config: InferenceConfig) -> None:
@@ -36,7 +39,61 @@ def on_cpu(config: InferenceConfig) -> InferenceConfig:
     return msgspec.structs.replace(config, providers=("cpu",), required="")
 
 
-def provider_options(config: InferenceConfig) -> ProviderOptions:
-    """The providers to try, the preferred one first; the CPU is always the last, for what no other can run."""
+def provider_options(config: InferenceConfig, cache_folder: Path | None = None) -> ProviderOptions:
+    """The providers to try, the preferred one first; the CPU is always the last, for what no other can run.
+
+    ``cache_folder`` is this graph's own: TensorRT names its engines by the graph's structure, not by its weights.
+    Options that stand at ONNX Runtime's default are left out.
+    """
     wanted: list[Provider] = [name for name in config.providers if name != "cpu"]
-    return [(NAMES[name], {}) for name in (*wanted, "cpu")]
+    return [(NAMES[name], _OPTIONS[name](config, cache_folder)) for name in (*wanted, "cpu")]
+
+
+def _cuda(config: InferenceConfig, _: Path | None) -> Options:
+    """https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html."""
+    options: Options = {}
+    if config.gpu_memory_bytes_max:
+        options["gpu_mem_limit"] = config.gpu_memory_bytes_max
+    if config.arena_extend == "same-as-requested":
+        options["arena_extend_strategy"] = "kSameAsRequested"
+    if config.copy_stream:
+        options["do_copy_in_default_stream"] = False
+    return options
+
+
+def _tensorrt(config: InferenceConfig, cache_folder: Path | None) -> Options:
+    """https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html."""
+    options: Options = {}
+    if config.gpu_memory_bytes_max:
+        options["trt_max_workspace_size"] = config.gpu_memory_bytes_max
+    if config.fp16:
+        options["trt_fp16_enable"] = True
+    if config.tensorrt_cache and cache_folder is not None:
+        folder = str(cache_folder / "tensorrt")
+        options |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": folder}
+        options |= {"trt_timing_cache_enable": True, "trt_timing_cache_path": folder}
+    return options
+
+
+def _openvino(config: InferenceConfig, cache_folder: Path | None) -> Options:
+    """https://onnxruntime.ai/docs/execution-providers/OpenVINO-ExecutionProvider.html."""
+    options: Options = {}
+    if config.fp16:
+        options["precision"] = "FP16"
+    if config.intra_op_threads:
+        options["num_of_threads"] = config.intra_op_threads
+    if cache_folder is not None:
+        options["cache_dir"] = str(cache_folder / "openvino")
+    return options
+
+
+def _cpu(_: InferenceConfig, __: Path | None) -> Options:
+    return {}
+
+
+_OPTIONS: dict[Provider, Callable[[InferenceConfig, Path | None], Options]] = {
+    "tensorrt": _tensorrt,
+    "cuda": _cuda,
+    "openvino": _openvino,
+    "cpu": _cpu,
+}

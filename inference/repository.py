@@ -133,6 +133,7 @@ def _check_ranges(config: ModelConfig) -> None:
     ranges = {
         "inference.batch_max": (inference.batch_max, 1, 65_536),
         "inference.intra_op_threads": (inference.intra_op_threads, 0, 1_024),
+        "inference.gpu_memory_bytes_max": (inference.gpu_memory_bytes_max, 0, 2**48),
         "limits.input_bytes_max": (limits.input_bytes_max, 1, 2**31),
         "limits.stage_s_max": (limits.stage_s_max, 0.1, 86_400),
         "limits.rows_max": (limits.rows_max, 1, 65_536),

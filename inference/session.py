@@ -26,6 +26,12 @@ _DEFAULTS = InferenceConfig()
 _FATAL_ONLY = 4
 """ONNX Runtime's log severity: its errors reach us as exceptions."""
 
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 _DTYPES = {
     "tensor(float16)": "float16",
     "tensor(float)": "float32",
@@ -89,7 +95,7 @@ class Session:
         for each shape that it ever saw. SetupError where the graph cannot be loaded, has types that we do
         not carry, or the provider that ``config`` requires is absent.
         """
-        options = _options(threads, mem_pattern=mem_pattern)
+        options = _options(config, threads, mem_pattern=mem_pattern)
         return cls(providers.load(path, options, config))
 
     def run(self, feeds: Tensors, halt: Halt | None = None) -> Tensors:
@@ -143,8 +149,10 @@ def is_fixed(signature: Signature) -> bool:
     return all(None not in spec.shape[1:] for spec in signature.inputs)
 
 
-def _options(threads: int, *, mem_pattern: bool) -> Any:
+def _options(config: InferenceConfig, threads: int, *, mem_pattern: bool) -> Any:
     options = ort.SessionOptions()
+    options.graph_optimization_level = _LEVELS[config.graph_optimization]
+    options.enable_cpu_mem_arena = config.cpu_arena
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = mem_pattern

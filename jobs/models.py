@@ -47,13 +47,21 @@ Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
 class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the session runs: most rows in one call, ONNX Runtime's intra-op threads (0: from settings), and where.
 
-    ``providers`` stand in the order of preference; without ``required`` there the worker does not serve.
+    ``providers`` stand in the order of preference; without ``required`` there the worker does not serve. The rest
+    are ONNX Runtime's own options, described in docs/models.md.
     """
 
     batch_max: int = 64
     intra_op_threads: int = 0
     providers: tuple[Provider, ...] = ("tensorrt", "cuda", "openvino", "cpu")
     required: Literal["", "tensorrt", "cuda", "openvino", "cpu"] = ""
+    graph_optimization: Literal["all", "extended", "basic", "none"] = "all"
+    fp16: bool = False
+    cpu_arena: bool = True
+    gpu_memory_bytes_max: int = 0
+    arena_extend: Literal["next-power-of-two", "same-as-requested"] = "next-power-of-two"
+    copy_stream: bool = False
+    tensorrt_cache: bool = True
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
