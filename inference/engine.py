@@ -96,7 +96,7 @@ class Engine:
             threads = config.intra_op_threads or self._threads
             fixed = is_fixed(record.signature)
             session = Session.open(folder / GRAPH, threads=threads, mem_pattern=fixed, config=config)
-            session.warm(config.batch_max)
+            session.warm(config)
         except OSError:
             raise ModelUnavailableError(f"the file of {called} cannot be read by this worker") from None
         except SetupError as error:

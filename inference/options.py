@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,8 +24,35 @@ Options: TypeAlias = dict[str, Any]
 ProviderOptions: TypeAlias = list[tuple[str, Options]]
 
 
+WARM_NUMBERS_MAX = 2**28
+"""Most numbers in one input of a warm-up: 1 GiB of float32."""
+
+
 def check(config: InferenceConfig) -> None:
     """SetupError for the first option that contradicts another."""
+    _check_providers(config)
+    _check_buckets(config)
+    for name, dims in config.warm_shapes.items():
+        if min(dims, default=1) < 1 or math.prod(dims) * config.batch_max > WARM_NUMBERS_MAX:
+            raise SetupError(
+                f"inference.warm_shapes.{name}: {list(dims)} is out of range; each size is at least 1, and all "
+                f"of them times inference.batch_max at most {WARM_NUMBERS_MAX}"
+            )
+
+
+def _check_buckets(config: InferenceConfig) -> None:
+    buckets = config.buckets
+    if not buckets:
+        return
+    if buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
+        raise SetupError(f"inference.buckets: {list(buckets)} must be ascending numbers of rows, from 1 on")
+    if buckets[-1] != config.batch_max:
+        raise SetupError(
+            f"inference.buckets: the last is {buckets[-1]}; make it inference.batch_max, {config.batch_max}"
+        )
+
+
+def _check_providers(config: InferenceConfig) -> None:
     wanted = config.providers
     if not wanted or len(set(wanted)) < len(wanted):
         raise SetupError(f"inference.providers: name each provider once, of {', '.join(NAMES)}")

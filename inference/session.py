@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import onnxruntime as ort
 
-from inference import providers
+from inference import providers, warmup
 from jobs.errors import DeviceLostError, ModelError, OutOfMemoryError, PenstockError, SetupError
 from jobs.faults import faults
 from jobs.models import InferenceConfig, Signature, TensorSpec
@@ -93,7 +92,7 @@ class Session:
 
         ``mem_pattern`` is for graphs whose dimensions are fixed but for axis 0: ONNX Runtime keeps one plan
         for each shape that it ever saw. SetupError where the graph cannot be loaded, has types that we do
-        not carry, or the provider that ``config`` requires is absent.
+        not carry, or does not run on the provider that ``config`` requires.
         """
         options = _options(config, threads, mem_pattern=mem_pattern)
         return cls(providers.load(path, options, config))
@@ -117,31 +116,26 @@ class Session:
                 raise ModelError(f"output {name} has shape {list(array.shape)} for {rows} rows; axis 0 must be rows")
         return dict(zip(self._outputs, arrays, strict=True))
 
-    def warm(self, rows_max: int) -> None:
-        """Run zeros at 1 row and at the most rows, so that the first job finds kernels and memory ready.
+    def warm(self, config: InferenceConfig) -> None:
+        """Run zeros at every bucket of rows, so that the first job finds kernels and memory ready.
 
-        SetupError where that fails; but where a dimension is open we can only guess a size (1), and a graph
-        that refuses the guess is not broken.
+        SetupError where that fails; but where a dimension is open and ``inference.warm_shapes`` does not tell its
+        size, we can only guess (1), and a graph that refuses the guess is not broken.
         """
-        for rows in sorted({1, self.fixed_rows or rows_max}):
-            if self.fixed_rows in (None, rows):
-                self._warm(rows)
+        for rows, zeros in warmup.batches(self.signature, config):
+            try:
+                self.run(zeros)
+            except OutOfMemoryError:
+                raise SetupError(f"out of memory at {rows} rows; lower inference.batch_max") from None
+            except ModelError as error:
+                if not warmup.is_guess(self.signature, config):
+                    raise SetupError(f"a run of zeros at {rows} rows failed: {error.detail}") from None
+                log.info("warm-up at %d rows was refused; inference.warm_shapes can tell the open dimensions", rows)
 
     @property
     def fixed_rows(self) -> int | None:
         """The number of rows that the graph insists on, None where axis 0 is open."""
         return self.signature.inputs[0].shape[0]
-
-    def _warm(self, rows: int) -> None:
-        specs = self.signature.inputs
-        try:
-            self.run({spec.name: _zeros(spec, rows) for spec in specs})
-        except OutOfMemoryError:
-            raise SetupError(f"out of memory at {rows} rows; lower inference.batch_max") from None
-        except ModelError as error:
-            if is_fixed(self.signature):
-                raise SetupError(f"a run of zeros at {rows} rows failed: {error.detail}") from None
-            log.info("warm-up at %d rows was refused; the graph has open dimensions", rows)
 
 
 def is_fixed(signature: Signature) -> bool:
@@ -158,10 +152,6 @@ def _options(config: InferenceConfig, threads: int, *, mem_pattern: bool) -> Any
     options.enable_mem_pattern = mem_pattern
     options.log_severity_level = _FATAL_ONLY
     return options
-
-
-def _zeros(spec: TensorSpec, rows: int) -> Any:
-    return np.zeros((rows, *(dim or 1 for dim in spec.shape[1:])), spec.dtype)
 
 
 def _signature(inner: Any) -> Signature:

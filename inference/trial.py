@@ -113,7 +113,7 @@ def _load(folder: Path, config: InferenceConfig) -> Verdict:
     session = import_module("inference.session")
     try:
         opened = session.Session.open(folder / GRAPH, threads=1, config=on_cpu(config))
-        opened.warm(config.batch_max)
+        opened.warm(config)
     except SetupError as error:
         return Verdict(reason=str(error))
     return Verdict(opened.signature)

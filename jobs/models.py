@@ -47,11 +47,15 @@ Provider = Literal["tensorrt", "cuda", "openvino", "cpu"]
 class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the session runs: most rows in one call, ONNX Runtime's intra-op threads (0: from settings), and where.
 
-    ``providers`` stand in the order of preference; without ``required`` there the worker does not serve. The rest
-    are ONNX Runtime's own options, described in docs/models.md.
+    ``buckets`` are the numbers of rows that calls are padded to (none: no padding), ``warm_shapes`` the sizes without
+    the row axis that inputs of open dimensions are warmed up with. ``providers`` stand in the order of preference;
+    without ``required`` there the worker does not serve. The rest are ONNX Runtime's own options, described in
+    docs/models.md.
     """
 
     batch_max: int = 64
+    buckets: tuple[int, ...] = ()
+    warm_shapes: dict[str, tuple[int, ...]] = {}
     intra_op_threads: int = 0
     providers: tuple[Provider, ...] = ("tensorrt", "cuda", "openvino", "cpu")
     required: Literal["", "tensorrt", "cuda", "openvino", "cpu"] = ""

@@ -117,7 +117,7 @@ def test_a_graph_that_loses_rows_does_not_pass_its_warm_up(tmp_path: Path) -> No
     node = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)
     session = Session.open(place(tmp_path, graph([node], {"x": ["n", 2]}, {"y": [1, 1]})) / "model.onnx", threads=1)
     with pytest.raises(SetupError, match=r"at 8 rows failed: output y has shape \[1, 1\] for 8 rows"):
-        session.warm(8)
+        session.warm(InferenceConfig(batch_max=8))
 
 
 def test_a_guess_at_open_dimensions_that_fails_is_not_held_against_the_graph(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_guess_at_open_dimensions_that_fails_is_not_held_against_the_graph(tmp
     weights = {key: np.array([value], np.int64) for key, value in {"starts": 0, "ends": 4, "axes": 1}.items()}
     model = graph([node, square], {"x": ["n", "m"]}, {"y": ["n", 4]}, weights | {"shape": np.array([-1, 4])})
     session = Session.open(place(tmp_path, model) / "model.onnx", threads=1)
-    session.warm(3)
+    session.warm(InferenceConfig(batch_max=3))
     assert session.run({"x": np.zeros((2, 9), np.float32)})["y"].shape == (2, 4)
 
 
