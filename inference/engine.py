@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.graphcache import GraphCache
 from inference.repository import GRAPH, digest
 from inference.session import Halt, Session, is_fixed
 from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
@@ -37,12 +38,13 @@ class _Place:
 class Engine:
     """Runs every model of one worker process; safe to use from many threads.
 
-    ``intra_op_threads`` holds for models that do not set their own.
+    ``intra_op_threads`` holds for models that do not set their own. Optimised graphs are kept in ``graphs``.
     """
 
-    def __init__(self, models: Path, intra_op_threads: int) -> None:
+    def __init__(self, models: Path, intra_op_threads: int, graphs: GraphCache | None = None) -> None:
         self._models = models
         self._threads = intra_op_threads
+        self._graphs = graphs
         self._places: defaultdict[tuple[str, int], _Place] = defaultdict(_Place)
         self._lock = threading.Lock()
 
@@ -95,7 +97,8 @@ class Engine:
             config = record.config.inference
             threads = config.intra_op_threads or self._threads
             fixed = is_fixed(record.signature)
-            session = Session.open(folder / GRAPH, threads=threads, mem_pattern=fixed, config=config)
+            slot = None if self._graphs is None else self._graphs.slot(folder / GRAPH, record.digest)
+            session = Session.open(folder / GRAPH, threads=threads, mem_pattern=fixed, config=config, slot=slot)
             session.warm(config)
         except OSError:
             raise ModelUnavailableError(f"the file of {called} cannot be read by this worker") from None

@@ -7,8 +7,10 @@ to the CPU after a failed run, under the feet of the other threads.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,18 @@ RECORD_NODES = "session.record_ep_graph_assignment_info"
 """Session configuration key: remember which provider took which nodes."""
 
 
-def load(path: Path, options: Any, config: InferenceConfig) -> Any:
+def load(path: Path, options: Any, config: InferenceConfig, cache_folder: Path | None = None) -> Any:
     """Open an ``ort.InferenceSession`` on the first of the providers of ``config`` that starts.
 
+    ``cache_folder`` is this graph's own, for what providers keep between starts.
     SetupError where the graph cannot be loaded, or runs on nothing as good as what ``config`` requires.
     """
     must = NAMES[config.required] if config.required else ""
     _check_there(must)
     options.add_session_config_entry(RECORD_NODES, "1")
-    wanted = provider_options(config)
+    wanted = provider_options(config, cache_folder)
     ladder = _there(wanted)
+    _make_folders(ladder)
     inner = _open(path, options, ladder, must)
     runs = running(inner)
     order = [name for name, _ in ladder]
@@ -47,17 +51,33 @@ def load(path: Path, options: Any, config: InferenceConfig) -> Any:
     return inner
 
 
+def cpu_only(config: InferenceConfig) -> bool:
+    """Whether a graph of these options can run on the CPU alone, with this build of ONNX Runtime."""
+    return [name for name, _ in _there(provider_options(config))] == [NAMES["cpu"]]
+
+
 def running(inner: Any) -> list[str]:
     """The providers that took nodes of the graph, the preferred one first; all of the session where that is unknown.
 
     A provider may start and yet take no node, so that everything runs on the CPU.
     """
     registered: list[str] = inner.get_providers()
-    try:
-        took = {each.ep_name for each in inner.get_provider_graph_assignment_info()}
-    except Exception:  # noqa: BLE001 - it was not recorded, or this ONNX Runtime cannot tell
-        took = set()
+    took = {each.ep_name for each in _assigned(inner)}
     return [name for name in registered if name in took] or registered
+
+
+def nodes(inner: Any) -> int:
+    """How many nodes the graph has, optimised; 0 where that is unknown."""
+    return sum(len(each.get_nodes()) for each in _assigned(inner))
+
+
+def _assigned(inner: Any) -> Sequence[Any]:
+    """Parts of the graph, each with its provider; none where that was not recorded, or cannot be told."""
+    try:
+        parts: Sequence[Any] = inner.get_provider_graph_assignment_info()
+    except Exception:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share
+        return ()
+    return parts
 
 
 _REMEDY = "the worker's log says why; mend that, or change model.toml"
@@ -77,6 +97,14 @@ def _there(wanted: ProviderOptions) -> ProviderOptions:
     """What of ``wanted`` this build of ONNX Runtime has."""
     there = ort.get_available_providers()
     return [each for each in wanted if each[0] in there]
+
+
+def _make_folders(ladder: ProviderOptions) -> None:
+    """Make the folders that providers keep their caches in; one that cannot be made costs no start."""
+    for _, options in ladder:
+        for key in {"trt_engine_cache_path", "cache_dir"} & options.keys():
+            with contextlib.suppress(OSError):
+                Path(options[key]).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _open(path: Path, options: Any, ladder: ProviderOptions, must: str) -> Any:

@@ -5,6 +5,7 @@ Axis 0 of every input and output is the row axis. Safe to run from many threads 
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 import onnxruntime as ort
 
 from inference import providers, warmup
+from inference.graphcache import Slot
 from jobs.errors import DeviceLostError, ModelError, OutOfMemoryError, PenstockError, SetupError
 from jobs.faults import faults
 from jobs.models import InferenceConfig, Signature, TensorSpec
@@ -86,16 +88,25 @@ class Session:
 
     @classmethod
     def open(
-        cls, path: Path, *, threads: int, mem_pattern: bool = False, config: InferenceConfig = _DEFAULTS
+        cls,
+        path: Path,
+        *,
+        threads: int,
+        mem_pattern: bool = False,
+        config: InferenceConfig = _DEFAULTS,
+        slot: Slot | None = None,
     ) -> Session:
         """Load the graph at ``path`` with ``threads`` intra-op threads, on the first provider that is truly there.
 
         ``mem_pattern`` is for graphs whose dimensions are fixed but for axis 0: ONNX Runtime keeps one plan
-        for each shape that it ever saw. SetupError where the graph cannot be loaded, has types that we do
-        not carry, or does not run on the provider that ``config`` requires.
+        for each shape that it ever saw. In ``slot`` the optimised graph is kept for the next start. SetupError
+        where the graph cannot be loaded, has types that we do not carry, or does not run on the provider that
+        ``config`` requires.
         """
-        options = _options(config, threads, mem_pattern=mem_pattern)
-        return cls(providers.load(path, options, config))
+        options = functools.partial(_options, config, threads, mem_pattern=mem_pattern)
+        if slot is not None and providers.cpu_only(config):
+            return cls(slot.load(options, config))
+        return cls(providers.load(path, options(), config, None if slot is None else slot.engines))
 
     def run(self, feeds: Tensors, halt: Halt | None = None) -> Tensors:
         """Run the graph once; each output has as many rows as the inputs.

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     namespace: str = Field("penstock", pattern=r"^[a-z0-9-]{1,32}$")
     """Prefix of every key in the store and of every queue."""
     data: Path = Path(".penstock")
-    """Folder of `penstock up`: the embedded Redis's socket and append-only file, logs."""
+    """Folder of `penstock up`: the embedded Redis's socket and append-only file, logs; optimised graphs."""
     models: Path = Path("models")
     """Folder with one folder for each model; only workers read it."""
     broker_url: Annotated[SecretStr, _one_of(BROKER_SCHEMES)] = SecretStr("")
@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     """Stages that one worker process runs at once."""
     inference_threads: int = Field(0, ge=0)
     """ONNX Runtime's intra-op threads; 0: cores - 1."""
+    graph_cache_bytes_max: int = Field(1024**3, ge=0)
+    """Most bytes of optimised graphs that a worker keeps under ``data`` for its next start; 0: none."""
     window_per_slot: int = Field(1, ge=1, le=64)
     """Micro-batches in the broker for each worker slot."""
     microbatch_jobs_max: int = Field(64, ge=1, le=1024)

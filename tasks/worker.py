@@ -27,6 +27,7 @@ from celery.signals import (
 from prometheus_client import start_http_server
 
 from inference.engine import Engine
+from inference.graphcache import GraphCache
 from jobs import commands
 from jobs.connect import redis_client
 from jobs.errors import EXIT_CONFIG, ModelUnavailableError, SetupError
@@ -95,7 +96,10 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     store.run(commands.starting(name, int(config.load_budget_s * 1000)))
     catalog = Catalog(client, config.namespace, config.models, config.pools)
     catalog.publish()
-    engine = Engine(config.models, config.intra_op_threads)
+    graphs = (
+        GraphCache(config.data / "graphs", config.graph_cache_bytes_max) if config.graph_cache_bytes_max else None
+    )
+    engine = Engine(config.models, config.intra_op_threads, graphs)
     for record in catalog.ready():
         _warm(engine, record)
     publisher = Publisher(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ def spinning(width: int = 4) -> onnx.ModelProto:
     ]
     weights: dict[str, NDArray[Any]] = {"zero": np.zeros((), np.float32), "first": np.zeros((), np.int64)}
     return graph(nodes, {"x": ["rows", width]}, {"y": ["rows", width]}, weights)
+
+
+def chain(nodes: int, width: int = 3) -> onnx.ModelProto:
+    """Build y = tanh(tanh(... x)): nodes that no optimiser can join."""
+    names = ["x", *(f"h{number}" for number in range(1, nodes)), "y"]
+    made = [helper.make_node("Tanh", [before], [after]) for before, after in itertools.pairwise(names)]
+    return graph(made, {"x": ["rows", width]}, {"y": ["rows", width]})
 
 
 def place(models: Path, model: onnx.ModelProto, name: str = "toy", version: int = 1) -> Path:

@@ -123,6 +123,17 @@ def test_cuda_s_libraries_are_loaded_once_and_only_where_they_are_wanted(monkeyp
 
 
 @pytest.mark.usefixtures("_afresh")
+def test_folders_for_the_caches_of_providers_are_made_where_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(providers, "ort", Runtime(starts=[TENSORRT, CUDA, CPU]))
+    providers.load(Path("g"), ort.SessionOptions(), InferenceConfig(), tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "tensorrt").is_dir()
+    (tmp_path / "file").touch()
+    providers.load(Path("g"), ort.SessionOptions(), InferenceConfig(), tmp_path / "file")
+
+
+@pytest.mark.usefixtures("_afresh")
 @pytest.mark.parametrize(
     ("runtime", "says"),
     [
