@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import onnxruntime as ort
 
-from inference import providers, warmup
+from inference import binding, providers, warmup
 from inference.graphcache import Slot
 from jobs.errors import DeviceLostError, ModelError, OutOfMemoryError, PenstockError, SetupError
 from jobs.faults import faults
@@ -24,6 +24,8 @@ from jobs.tensors import DTYPES, Tensors, rows_of
 log = logging.getLogger(__name__)
 
 _DEFAULTS = InferenceConfig()
+_BOUND = {"CUDA", "Tensorrt"}
+"""Where IO binding saves a copy; ``binding`` has the figures."""
 _FATAL_ONLY = 4
 """ONNX Runtime's log severity: its errors reach us as exceptions."""
 
@@ -73,6 +75,10 @@ class Halt:
         arrays: list[Any] = inner.run(outputs, feeds, self._options)
         return arrays
 
+    def run_bound(self, inner: Any, outputs: Sequence[TensorSpec], feeds: Tensors) -> list[Any]:
+        """Run once with IO binding; can be ended too, and raises what the runtime raises."""
+        return binding.run(inner, outputs, feeds, self._options)
+
 
 class Session:
     """A loaded graph. ``provider`` is where it runs: ``CPU``, ``CUDA``, ``Tensorrt`` or ``OpenVINO``."""
@@ -84,6 +90,7 @@ class Session:
         self._inner = inner
         self.signature = _signature(inner)
         self.provider = providers.running(inner)[0].removesuffix("ExecutionProvider")
+        self._bound = self.provider in _BOUND
         self._outputs = [spec.name for spec in self.signature.outputs]
 
     @classmethod
@@ -119,7 +126,10 @@ class Session:
         try:
             if faults and not warming:
                 faults.reach("session.run", [feeds])
-            arrays = halt.run(self._inner, self._outputs, feeds)
+            if self._bound:
+                arrays = halt.run_bound(self._inner, self.signature.outputs, feeds)
+            else:
+                arrays = halt.run(self._inner, self._outputs, feeds)
         except Exception as error:  # noqa: BLE001 - the runtime raises many classes, Exception is all they share
             raise halt.error or _mapped(error) from None
         for name, array in zip(self._outputs, arrays, strict=True):
