@@ -21,7 +21,7 @@ from inference.files import digests
 from inference.repository import GRAPH
 from inference.session import Halt, Session, is_fixed
 from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
-from jobs.models import ModelRecord
+from jobs.models import InferenceConfig, ModelRecord
 from jobs.tensors import Tensors, join, make_of, rows_of, split
 
 log = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ Outcome: TypeAlias = Tensors | PenstockError
 
 @dataclasses.dataclass(slots=True)
 class _Place:
-    """Where one version's session lies; the lock is held while it is opened."""
+    """Where the session of a version with these very files lies; the lock is held while it is opened."""
 
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     session: Session | None = None
-    files: str = ""
-    """``files_digest`` of what is open."""
+    inference: InferenceConfig | None = None
+    """How it was opened."""
 
 
 class Engine:
@@ -48,17 +48,22 @@ class Engine:
     def __init__(self, models: Path, intra_op_threads: int) -> None:
         self._models = models
         self._threads = intra_op_threads
-        self._places: defaultdict[tuple[str, int], _Place] = defaultdict(_Place)
+        self._places: defaultdict[tuple[str, int, str], _Place] = defaultdict(_Place)
         self._lock = threading.Lock()
 
     def loaded(self, record: ModelRecord) -> bool:
         """Whether the version's session is open; if not, the next call opens it, which takes a while."""
         place = self._place(record)
-        return place.session is not None and place.files == record.files_digest
+        return place.session is not None and place.inference == record.config.inference
 
     def warm(self, record: ModelRecord) -> None:
         """Open and warm the version's session, if it is not; ModelUnavailableError where that fails."""
         self._session(record)
+
+    def drop(self, record: ModelRecord) -> None:
+        """Keep the version's session no longer; runs under way end as they would."""
+        with self._lock:
+            self._places.pop((record.name, record.version, record.files_digest), None)
 
     def provider(self, record: ModelRecord) -> str:
         """Where the version runs, ``CPU`` or ``CUDA``; opens it if need be."""
@@ -78,17 +83,17 @@ class Engine:
 
     def _place(self, record: ModelRecord) -> _Place:
         with self._lock:
-            return self._places[record.name, record.version]
+            return self._places[record.name, record.version, record.files_digest]
 
     def _session(self, record: ModelRecord) -> Session:
         place = self._place(record)
         session = place.session
-        if session is not None and place.files == record.files_digest:
+        if session is not None and place.inference == record.config.inference:
             return session
         with place.lock:
-            if place.session is None or place.files != record.files_digest:
+            if place.session is None or place.inference != record.config.inference:
                 place.session = self._open(record)
-                place.files = record.files_digest
+                place.inference = record.config.inference
             return place.session
 
     def _open(self, record: ModelRecord) -> Session:

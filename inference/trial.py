@@ -7,9 +7,11 @@ runs on the CPU only: a GPU would reserve more address space than any sensible l
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 * 1024**3
 """Address space of the child, besides four times the folder's files: an empty session maps about 1 GB."""
 _OUTPUT_BYTES = 1024 * 1024
+PR_SET_PDEATHSIG = 1
+"""``linux/prctl.h``: the signal that a process gets when its parent dies."""
 _COMMAND = (sys.executable, "-m", "inference.trial")
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,6 +103,11 @@ def _tail(errors: IO[bytes]) -> str:
 # --- The child ---
 
 
+def _tether() -> None:
+    """Die with the parent, however that ends (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _limit(folder: Path, timeout_s: float) -> None:
     """Bound address space, processor time, file sizes and core dumps of this process."""
     files = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
@@ -127,6 +136,7 @@ def _load(folder: Path, batch_max: int) -> Verdict:
 
 def main(arguments: list[str]) -> int:
     """``<version folder> [batch_max] [timeout_s]``; 0 where the graph is sound, 1 where it is not."""
+    _tether()
     folder = Path(arguments[0])
     batch_max = int(arguments[1]) if len(arguments) > 1 else read_config(folder).inference.batch_max
     _limit(folder, float(arguments[2]) if len(arguments) > 2 else 120.0)  # noqa: PLR2004
