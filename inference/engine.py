@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.customops import libraries
 from inference.files import digests
 from inference.repository import GRAPH
 from inference.session import Halt, Session, is_fixed
@@ -42,11 +43,12 @@ class _Place:
 class Engine:
     """Runs every model of one worker process; safe to use from many threads.
 
-    ``intra_op_threads`` holds for models that do not set their own.
+    ``intra_op_threads`` holds for models that do not set their own; ``custom_ops``: whether they may bring libraries.
     """
 
-    def __init__(self, models: Path, intra_op_threads: int) -> None:
+    def __init__(self, models: Path, intra_op_threads: int, *, custom_ops: bool = False) -> None:
         self._models = models
+        self._custom_ops = custom_ops
         self._threads = intra_op_threads
         self._places: defaultdict[tuple[str, int, str], _Place] = defaultdict(_Place)
         self._lock = threading.Lock()
@@ -102,7 +104,12 @@ class Engine:
         self._verify(folder, record, called)
         try:
             threads = record.config.inference.intra_op_threads or self._threads
-            session = Session.open(folder / GRAPH, threads=threads, mem_pattern=is_fixed(record.signature))
+            session = Session.open(
+                folder / GRAPH,
+                threads=threads,
+                mem_pattern=is_fixed(record.signature),
+                custom_ops=libraries(record.config, folder, self._models, allowed=self._custom_ops),
+            )
             session.warm(record.config.inference.batch_max)
         except SetupError as error:
             raise ModelUnavailableError(f"{called}: {error}") from None

@@ -82,21 +82,30 @@ class Session:
 
     @classmethod
     def open(
-        cls, path: Path, *, threads: int, mem_pattern: bool = False, providers: Sequence[str] = PREFERRED
+        cls,
+        path: Path,
+        *,
+        threads: int,
+        mem_pattern: bool = False,
+        providers: Sequence[str] = PREFERRED,
+        custom_ops: Sequence[Path] = (),
     ) -> Session:
         """Load the graph at ``path`` with ``threads`` intra-op threads, on the first provider that is there.
 
         ``mem_pattern`` is for graphs whose dimensions are fixed but for axis 0: ONNX Runtime keeps one plan
-        for each shape that it ever saw. SetupError where the graph cannot be loaded or has types that we do
-        not carry.
+        for each shape that it ever saw. The libraries ``custom_ops`` are loaded into this process. SetupError where
+        the graph or a library cannot be loaded, or the graph has types that we do not carry.
         """
         there = ort.get_available_providers()
         if "CUDAExecutionProvider" in there and "CUDAExecutionProvider" in providers:
             ort.preload_dlls()
+        options = _options(threads, mem_pattern=mem_pattern)
+        for library in custom_ops:
+            _register(options, library)
         try:
             inner = ort.InferenceSession(
                 path,
-                _options(threads, mem_pattern=mem_pattern),
+                options,
                 [each for each in providers if each in there],
             )
         except Exception as error:
@@ -163,6 +172,14 @@ def _options(threads: int, *, mem_pattern: bool) -> Any:
     options.enable_mem_pattern = mem_pattern
     options.log_severity_level = _FATAL_ONLY
     return options
+
+
+def _register(options: Any, library: Path) -> None:
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception:
+        log.warning("ONNX Runtime cannot load a library of custom operators", exc_info=True)
+        raise SetupError(f"{library.name}: not a library of custom operators that can be loaded") from None
 
 
 def _zeros(spec: TensorSpec, rows: int) -> Any:

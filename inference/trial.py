@@ -1,8 +1,8 @@
 """A first load where nothing can be hurt: a throw-away child loads, warms and runs a graph under limits.
 
 ``trial`` is the parent's side and never imports ONNX Runtime, which a crafted graph can crash or hang. The
-child is ``python -m inference.trial <version folder> [batch_max [timeout_s]]`` and prints one JSON line. It
-runs on the CPU only: a GPU would reserve more address space than any sensible limit.
+child is ``python -m inference.trial <version folder> [batch_max [timeout_s [library...]]]`` and prints one JSON
+line. It runs on the CPU only: a GPU would reserve more address space than any sensible limit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO
@@ -46,8 +47,11 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
-    """Try ``<models>/<name>/<version>``: the record is ``ready``, or ``broken`` with a reason."""
+def trial(folder: Path, config: ModelConfig, timeout_s: float, libraries: Sequence[Path] = ()) -> ModelRecord:
+    """Try ``<models>/<name>/<version>``: the record is ``ready``, or ``broken`` with a reason.
+
+    ``libraries`` are those of its custom operators; the child loads them.
+    """
     record = ModelRecord(folder.parent.name, int(folder.name), "broken", config)
     models = folder.parents[1]
     try:
@@ -57,15 +61,15 @@ def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
     except SetupError as error:
         return replace(record, reason=without_root(error, models))
     record = replace(record, digest=files[GRAPH], files=files, files_digest=digest_of(files))
-    verdict = _ask(folder, config.inference.batch_max, timeout_s)
+    verdict = _ask(folder, config.inference.batch_max, timeout_s, libraries)
     if verdict.signature is None:
         return replace(record, reason=verdict.reason)
     return replace(record, state="ready", signature=verdict.signature)
 
 
-def _ask(folder: Path, batch_max: int, timeout_s: float) -> Verdict:
+def _ask(folder: Path, batch_max: int, timeout_s: float, libraries: Sequence[Path]) -> Verdict:
     """Run the child to its end and read what it says; nothing that it does can raise here."""
-    command = [*_COMMAND, str(folder.resolve()), str(batch_max), str(timeout_s)]
+    command = [*_COMMAND, str(folder.resolve()), str(batch_max), str(timeout_s), *map(str, libraries)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             done = subprocess.run(
@@ -122,12 +126,12 @@ def _limit(folder: Path, timeout_s: float) -> None:
         resource.setrlimit(what, (bound, bound))
 
 
-def _load(folder: Path, batch_max: int) -> Verdict:
+def _load(folder: Path, batch_max: int, libraries: Sequence[Path]) -> Verdict:
     """Load, warm and run; the import stands here so that the parent's process stays free of ONNX Runtime."""
     try:
         check_external(folder, GRAPH, paths(folder, folder.parents[1]))
         session = import_module("inference.session")
-        opened = session.Session.open(folder / GRAPH, threads=1, providers=session.CPU_ONLY)
+        opened = session.Session.open(folder / GRAPH, threads=1, providers=session.CPU_ONLY, custom_ops=libraries)
         opened.warm(batch_max)
     except SetupError as error:
         return Verdict(reason=without_root(error, folder.parents[1]))
@@ -135,12 +139,12 @@ def _load(folder: Path, batch_max: int) -> Verdict:
 
 
 def main(arguments: list[str]) -> int:
-    """``<version folder> [batch_max] [timeout_s]``; 0 where the graph is sound, 1 where it is not."""
+    """``<version folder> [batch_max] [timeout_s] [library...]``; 0 where the graph is sound, 1 where it is not."""
     _tether()
     folder = Path(arguments[0])
     batch_max = int(arguments[1]) if len(arguments) > 1 else read_config(folder).inference.batch_max
     _limit(folder, float(arguments[2]) if len(arguments) > 2 else 120.0)  # noqa: PLR2004
-    verdict = _load(folder, batch_max)
+    verdict = _load(folder, batch_max, [Path(each) for each in arguments[3:]])
     sys.stdout.buffer.write(msgspec.json.encode(verdict) + b"\n")
     return 0 if verdict.signature else 1
 

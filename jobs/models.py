@@ -41,10 +41,14 @@ class StageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the session runs: most rows in one call, and ONNX Runtime's intra-op threads (0: from settings)."""
+    """How the session runs: most rows in one call, and ONNX Runtime's intra-op threads (0: from settings).
+
+    ``custom_ops`` names libraries of operators beside the graph; they are native code.
+    """
 
     batch_max: int = 64
     intra_op_threads: int = 0
+    custom_ops: tuple[str, ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ all living workers; what is broken never replaces what is good; a record that no
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 import postprocess.kinds
 import preprocess.kinds
+from inference import customops
 from inference.files import Stamp, digests, without_root
 from inference.repository import Version, is_version, place_of, read, scan, stamps
 from inference.trial import trial
@@ -55,10 +56,12 @@ class Catalog:
         *,
         holder: str = "worker",
         hold_s: float = HOLD_S,
+        custom_ops: bool = False,
     ) -> None:
         self._published = Published(client, namespace, holder, hold_s)
         self._folder = folder
         self._pools = pools
+        self._custom_ops = custom_ops
         self._served: dict[str, Served] = {}
         self._held: dict[str, ModelRecord] = {}
         """What we tell the store that we can run; and what is broken here, so that nobody withdraws that."""
@@ -129,6 +132,7 @@ class Catalog:
         """Serve the version that lies at ``place`` now, if it is right and no other worker holds a different one."""
         try:
             version = read(self._folder, place)
+            libraries = self._libraries(version)
             record = self._known(version)
             if record is None and self._is_taken(version):
                 self._wait(place, "other workers hold this version with other files")
@@ -136,7 +140,7 @@ class Catalog:
         except SetupError as error:
             self._refuse(place, error)
             return
-        record = record or self._try(version)
+        record = record or self._try(version, libraries)
         if record.state == "ready":
             self._take_up(place, record, version.folder)
         else:
@@ -149,6 +153,9 @@ class Catalog:
             return None
         return record if record.files == digests(version.folder, self._folder) else None
 
+    def _libraries(self, version: Version) -> list[Path]:
+        return customops.libraries(version.config, version.folder, self._folder, allowed=self._custom_ops)
+
     def _is_taken(self, version: Version) -> bool:
         """Whether others hold this number with other files: then these are not tried as long as they do."""
         record = ModelRecord(version.name, version.version, "ready", version.config)
@@ -160,10 +167,10 @@ class Catalog:
             log.error("model version not taken up", extra={"version": place, "reason": why, "remedy": _REMEDY})
         self._held.pop(place, None)
 
-    def _try(self, version: Version) -> ModelRecord:
+    def _try(self, version: Version, libraries: Sequence[Path]) -> ModelRecord:
         """Trial-load the version and prepare it; ready, or broken with a reason."""
         self._published.announce(ModelRecord(version.name, version.version, "loading", version.config))
-        record = _checked(trial(version.folder, version.config, TRIAL_TIMEOUT_S), version.folder)
+        record = _checked(trial(version.folder, version.config, TRIAL_TIMEOUT_S, libraries), version.folder)
         if record.state == "ready" and record.config.pool in self._pools:
             try:
                 self.prepare(record)
@@ -249,6 +256,7 @@ class Catalog:
         """Serve at once what another worker published and our folder has: a job of it came before our own poll."""
         try:
             version = read(self._folder, place)
+            self._libraries(version)
             record = self._known(version)
             if record is None:
                 return None

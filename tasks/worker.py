@@ -97,9 +97,17 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     leases = Leases(beating, name, config.lease_s, lambda: msgspec.json.encode(facts))
     store.run(commands.starting(name, int(config.load_budget_s * 1000)))
     hold_s = config.load_budget_s + POLLS_MISSED_MAX * config.models_refresh_s  # a load may hold up a poll
-    catalog = Catalog(client, config.namespace, config.models, config.pools, holder=name, hold_s=hold_s)
+    catalog = Catalog(
+        client,
+        config.namespace,
+        config.models,
+        config.pools,
+        holder=name,
+        hold_s=hold_s,
+        custom_ops=config.custom_ops,
+    )
     catalog.publish()
-    engine = Engine(config.models, config.intra_op_threads)
+    engine = Engine(config.models, config.intra_op_threads, custom_ops=config.custom_ops)
     for record in catalog.ready():
         engine.warm(record)
         metrics.model_loaded.labels(record.name, record.version).set(1)

@@ -41,7 +41,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The graphs that were tried; those called bad are broken."""
     graphs: list[bytes] = []
 
-    def trial(folder: Path, config: ModelConfig, _: float) -> ModelRecord:
+    def trial(folder: Path, config: ModelConfig, *_: object) -> ModelRecord:
         graph = (folder / "model.onnx").read_bytes()
         graphs.append(graph)
         files = digests(folder, folder.parents[1])
@@ -58,11 +58,18 @@ class Worker:
     """A worker's catalog with a folder, its own or another worker's."""
 
     def __init__(
-        self, client: redis.Redis, folder: Path, name: str, pools: tuple[str, ...] = ("default",), hold_s: float = 60
+        self,
+        client: redis.Redis,
+        folder: Path,
+        name: str,
+        *,
+        pools: tuple[str, ...] = ("default",),
+        hold_s: float = 60,
+        custom_ops: bool = False,
     ) -> None:
         self.folder = folder
         self.client = client
-        self.catalog = Catalog(client, "t", folder, pools, holder=name, hold_s=hold_s)
+        self.catalog = Catalog(client, "t", folder, pools, holder=name, hold_s=hold_s, custom_ops=custom_ops)
 
     def put(self, graph: bytes, version: int = 1, labels: bytes = b"") -> None:
         folder = self.folder / "toy" / str(version)
@@ -326,6 +333,32 @@ def test_a_version_that_cannot_be_prepared_is_broken(worker: Start) -> None:
     record = a.record("toy/2")
     assert record is not None
     assert (record.state, record.reason) == ("broken", "out of memory")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_library_of_custom_operators_needs_the_operator_s_leave(worker: Start, allowed: bool) -> None:  # noqa: FBT001
+    a = worker(custom_ops=allowed)
+    a.put(GOOD)
+    (a.folder / "toy" / "model.toml").write_text('inference = {custom_ops = ["libfoo.so"]}')
+    (a.folder / "toy" / "libfoo.so").touch()
+    (a.folder / "other" / "1").mkdir(parents=True)
+    (a.folder / "other" / "1" / "model.onnx").write_bytes(GOOD)
+    a.start()
+    record = a.record()
+    assert record is not None
+    assert (record.state, bool(a.graph())) == (("ready", True) if allowed else ("broken", False))
+    assert ("PENSTOCK_CUSTOM_OPS=true" in record.reason) is not allowed
+
+
+def test_a_worker_without_leave_does_not_adopt_what_another_published(worker: Start) -> None:
+    a, b = worker("a", "shared", custom_ops=True), worker("b", "shared")
+    a.put(GOOD)
+    a.put(GOOD, version=2)
+    (a.folder / "toy" / "2" / "model.toml").write_text('inference = {custom_ops = ["libfoo.so"]}')
+    (a.folder / "toy" / "2" / "libfoo.so").touch()
+    a.start()
+    b.start()
+    assert (a.state("toy/2"), bool(a.graph(2)), b.graph(2)) == ("ready", True, "")
 
 
 # --- Several workers ---
