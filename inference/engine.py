@@ -20,12 +20,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.customops import libraries
 from inference.files import digests
 from inference.graphcache import GraphCache
 from inference.repository import GRAPH
 from inference.session import Halt, Session, is_fixed
 from jobs.errors import ModelError, ModelUnavailableError, OutOfMemoryError, PenstockError, SetupError
-from jobs.models import ModelRecord
+from jobs.models import InferenceConfig, ModelRecord
 from jobs.tensors import ASIDE, Tensors, join, make_of, rows_of, split
 
 log = logging.getLogger(__name__)
@@ -35,35 +36,49 @@ Outcome: TypeAlias = Tensors | PenstockError
 
 @dataclasses.dataclass(slots=True)
 class _Place:
-    """Where one version's session lies; the lock is held while it is opened."""
+    """Where the session of a version with these very files lies; the lock is held while it is opened."""
 
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     session: Session | None = None
-    files: str = ""
-    """``files_digest`` of what is open."""
+    inference: InferenceConfig | None = None
+    """How it was opened."""
 
 
 class Engine:
     """Runs every model of one worker process; safe to use from many threads.
 
-    ``intra_op_threads`` holds for models that do not set their own. Optimised graphs are kept in ``graphs``.
+    ``intra_op_threads`` holds for models that do not set their own. Optimised graphs are kept in ``graphs``;
+    ``custom_ops``: whether models may bring libraries.
     """
 
-    def __init__(self, models: Path, intra_op_threads: int, graphs: GraphCache | None = None) -> None:
+    def __init__(
+        self,
+        models: Path,
+        intra_op_threads: int,
+        graphs: GraphCache | None = None,
+        *,
+        custom_ops: bool = False,
+    ) -> None:
         self._models = models
+        self._custom_ops = custom_ops
         self._threads = intra_op_threads
         self._graphs = graphs
-        self._places: defaultdict[tuple[str, int], _Place] = defaultdict(_Place)
+        self._places: defaultdict[tuple[str, int, str], _Place] = defaultdict(_Place)
         self._lock = threading.Lock()
 
     def loaded(self, record: ModelRecord) -> bool:
         """Whether the version's session is open; if not, the next call opens it, which takes a while."""
         place = self._place(record)
-        return place.session is not None and place.files == record.files_digest
+        return place.session is not None and place.inference == record.config.inference
 
     def warm(self, record: ModelRecord) -> None:
         """Open and warm the version's session, if it is not; ModelUnavailableError where that fails."""
         self._session(record)
+
+    def drop(self, record: ModelRecord) -> None:
+        """Keep the version's session no longer; runs under way end as they would."""
+        with self._lock:
+            self._places.pop((record.name, record.version, record.files_digest), None)
 
     def provider(self, record: ModelRecord) -> str:
         """Where the version runs, ``CPU`` or ``CUDA``; opens it if need be."""
@@ -83,17 +98,17 @@ class Engine:
 
     def _place(self, record: ModelRecord) -> _Place:
         with self._lock:
-            return self._places[record.name, record.version]
+            return self._places[record.name, record.version, record.files_digest]
 
     def _session(self, record: ModelRecord) -> Session:
         place = self._place(record)
         session = place.session
-        if session is not None and place.files == record.files_digest:
+        if session is not None and place.inference == record.config.inference:
             return session
         with place.lock:
-            if place.session is None or place.files != record.files_digest:
+            if place.session is None or place.inference != record.config.inference:
                 place.session = self._open(record)
-                place.files = record.files_digest
+                place.inference = record.config.inference
             return place.session
 
     def _open(self, record: ModelRecord) -> Session:
@@ -102,10 +117,14 @@ class Engine:
         self._verify(folder, record, called)
         try:
             config = record.config.inference
-            threads = config.intra_op_threads or self._threads
-            fixed = is_fixed(record.signature)
-            slot = None if self._graphs is None else self._graphs.slot(folder / GRAPH, record.digest)
-            session = Session.open(folder / GRAPH, threads=threads, mem_pattern=fixed, config=config, slot=slot)
+            session = Session.open(
+                folder / GRAPH,
+                threads=config.intra_op_threads or self._threads,
+                mem_pattern=is_fixed(record.signature),
+                config=config,
+                slot=None if self._graphs is None else self._graphs.slot(folder / GRAPH, record.digest),
+                custom_ops=libraries(record.config, folder, self._models, allowed=self._custom_ops),
+            )
             session.warm(config)
         except SetupError as error:
             raise ModelUnavailableError(f"{called}: {error}") from error  # a start tells it from what may pass

@@ -176,6 +176,8 @@ class _Walk:
         raise _MalformedError("a wire type that ONNX does not use")
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
+        if at < end and self._data[at] < 0x80:  # noqa: PLR2004 - the bit that says "more"; nearly all have one byte
+            return self._data[at], at + 1
         value = 0
         for place in range(_VARINT_BYTES_MAX):
             if at >= end:

@@ -73,7 +73,11 @@ def paths(folder: Path, root: Path) -> dict[str, Path]:
 
 def check_inside(path: Path, root: Path) -> None:
     """SetupError where ``path`` is, or lies behind, a link that leaves ``root``."""
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link that leads to itself
+        inside = False
+    if not inside:
         raise SetupError(f"{path}: a link that leaves the models folder; copy the files into it")
 
 

@@ -90,6 +90,12 @@ def place_of(name: str, version: int) -> str:
     return f"{name}/{version}"
 
 
+def is_version(place: str) -> bool:
+    """Whether a version can lie at ``place``: its name and its number are ones that we serve."""
+    name, _, number = place.partition("/")
+    return bool(_NAME.fullmatch(name) and _VERSION.fullmatch(number) and int(number) <= _VERSION_MAX)
+
+
 def _root(models: Path) -> Path:
     if not models.is_dir():
         raise SetupError(f"{models}: no such folder; create it or set PENSTOCK_MODELS")

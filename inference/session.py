@@ -102,15 +102,16 @@ class Session:
         mem_pattern: bool = False,
         config: InferenceConfig = _DEFAULTS,
         slot: Slot | None = None,
+        custom_ops: Sequence[Path] = (),
     ) -> Session:
         """Load the graph at ``path`` with ``threads`` intra-op threads, on the first provider that is truly there.
 
         ``mem_pattern`` is for graphs whose dimensions are fixed but for axis 0: ONNX Runtime keeps one plan
-        for each shape that it ever saw. In ``slot`` the optimised graph is kept for the next start. SetupError
-        where the graph cannot be loaded, has types that we do not carry, or does not run on the provider that
-        ``config`` requires.
+        for each shape that it ever saw. In ``slot`` the optimised graph is kept for the next start. The libraries
+        ``custom_ops`` are loaded into this process. SetupError where the graph or a library cannot be loaded, where
+        the graph has types that we do not carry, or does not run on the provider that ``config`` requires.
         """
-        options = functools.partial(_options, config, threads, mem_pattern=mem_pattern)
+        options = functools.partial(_options, config, threads, custom_ops, mem_pattern=mem_pattern)
         if slot is not None and providers.cpu_only(config):
             return cls(slot.load(options, config))
         return cls(providers.load(path, options(), config, None if slot is None else slot.engines))
@@ -164,7 +165,7 @@ def is_fixed(signature: Signature) -> bool:
     return all(None not in spec.shape[1:] for spec in signature.inputs)
 
 
-def _options(config: InferenceConfig, threads: int, *, mem_pattern: bool) -> Any:
+def _options(config: InferenceConfig, threads: int, custom_ops: Sequence[Path], *, mem_pattern: bool) -> Any:
     options = ort.SessionOptions()
     options.graph_optimization_level = _LEVELS[config.graph_optimization]
     options.enable_cpu_mem_arena = config.cpu_arena
@@ -172,7 +173,17 @@ def _options(config: InferenceConfig, threads: int, *, mem_pattern: bool) -> Any
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = mem_pattern
     options.log_severity_level = _FATAL_ONLY
+    for library in custom_ops:
+        _register(options, library)
     return options
+
+
+def _register(options: Any, library: Path) -> None:
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception:
+        log.warning("ONNX Runtime cannot load a library of custom operators", exc_info=True)
+        raise SetupError(f"{library.name}: not a library of custom operators that can be loaded") from None
 
 
 def _signature(inner: Any) -> Signature:

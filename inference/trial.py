@@ -1,19 +1,22 @@
 """A first load where nothing can be hurt: a throw-away child loads, warms and runs a graph under limits.
 
 ``trial`` is the parent's side and never imports ONNX Runtime, which a crafted graph can crash or hang. The
-child is ``python -m inference.trial <version folder> [options [timeout_s]]``, the options being ``[inference]``
-of ``model.toml`` as JSON, and prints one JSON line. It runs on the CPU only: a GPU would reserve more address
-space than any sensible limit.
+child is ``python -m inference.trial <version folder> [options [timeout_s [library...]]]``, the options being
+``[inference]`` of ``model.toml`` as JSON, and prints one JSON line. It runs on the CPU only: a GPU would reserve more
+address space than any sensible limit.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 * 1024**3
 """Address space of the child, besides four times the folder's files: an empty session maps about 1 GB."""
 _OUTPUT_BYTES = 1024 * 1024
+PR_SET_PDEATHSIG = 1
+"""``linux/prctl.h``: the signal that a process gets when its parent dies."""
 _COMMAND = (sys.executable, "-m", "inference.trial")
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,8 +49,11 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
-    """Try ``<models>/<name>/<version>``: the record is ``ready``, or ``broken`` with a reason."""
+def trial(folder: Path, config: ModelConfig, timeout_s: float, libraries: Sequence[Path] = ()) -> ModelRecord:
+    """Try ``<models>/<name>/<version>``: the record is ``ready``, or ``broken`` with a reason.
+
+    ``libraries`` are those of its custom operators; the child loads them.
+    """
     record = ModelRecord(folder.parent.name, int(folder.name), "broken", config)
     models = folder.parents[1]
     try:
@@ -55,15 +63,16 @@ def trial(folder: Path, config: ModelConfig, timeout_s: float) -> ModelRecord:
     except SetupError as error:
         return replace(record, reason=without_root(error, models))
     record = replace(record, digest=files[GRAPH], files=files, files_digest=digest_of(files))
-    verdict = _ask(folder, config.inference, timeout_s)
+    verdict = _ask(folder, config.inference, timeout_s, libraries)
     if verdict.signature is None:
         return replace(record, reason=verdict.reason)
     return replace(record, state="ready", signature=verdict.signature)
 
 
-def _ask(folder: Path, config: InferenceConfig, timeout_s: float) -> Verdict:
+def _ask(folder: Path, config: InferenceConfig, timeout_s: float, libraries: Sequence[Path]) -> Verdict:
     """Run the child to its end and read what it says; nothing that it does can raise here."""
-    command = [*_COMMAND, str(folder.resolve()), msgspec.json.encode(config).decode(), str(timeout_s)]
+    told = [str(folder.resolve()), msgspec.json.encode(config).decode(), str(timeout_s)]
+    command = [*_COMMAND, *told, *map(str, libraries)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             done = subprocess.run(
@@ -101,6 +110,11 @@ def _tail(errors: IO[bytes]) -> str:
 # --- The child ---
 
 
+def _tether() -> None:
+    """Die with the parent, however that ends (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _limit(folder: Path, timeout_s: float) -> None:
     """Bound address space, processor time, file sizes and core dumps of this process."""
     files = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
@@ -115,12 +129,12 @@ def _limit(folder: Path, timeout_s: float) -> None:
         resource.setrlimit(what, (bound, bound))
 
 
-def _load(folder: Path, config: InferenceConfig) -> Verdict:
+def _load(folder: Path, config: InferenceConfig, libraries: Sequence[Path]) -> Verdict:
     """Load, warm and run; the import stands here so that the parent's process stays free of ONNX Runtime."""
     try:
         check_external(folder, GRAPH, paths(folder, folder.parents[1]))
         session = import_module("inference.session")
-        opened = session.Session.open(folder / GRAPH, threads=1, config=on_cpu(config))
+        opened = session.Session.open(folder / GRAPH, threads=1, config=on_cpu(config), custom_ops=libraries)
         opened.warm(config)
     except SetupError as error:
         return Verdict(reason=without_root(error, folder.parents[1]))
@@ -128,12 +142,13 @@ def _load(folder: Path, config: InferenceConfig) -> Verdict:
 
 
 def main(arguments: list[str]) -> int:
-    """``<version folder> [options] [timeout_s]``; 0 where the graph is sound, 1 where it is not."""
+    """``<version folder> [options] [timeout_s] [library...]``; 0 where the graph is sound, 1 where it is not."""
+    _tether()
     folder = Path(arguments[0])
     given = len(arguments) > 1
     config = msgspec.json.decode(arguments[1], type=InferenceConfig) if given else read_config(folder).inference
     _limit(folder, float(arguments[2]) if len(arguments) > 2 else 120.0)  # noqa: PLR2004
-    verdict = _load(folder, config)
+    verdict = _load(folder, config, [Path(each) for each in arguments[3:]])
     sys.stdout.buffer.write(msgspec.json.encode(verdict) + b"\n")
     return 0 if verdict.signature else 1
 

@@ -49,8 +49,8 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``buckets`` are the numbers of rows that calls are padded to (none: no padding), ``warm_shapes`` the sizes without
     the row axis that inputs of open dimensions are warmed up with. ``providers`` stand in the order of preference;
-    without ``required`` there the worker does not serve. The rest are ONNX Runtime's own options, described in
-    docs/models.md.
+    without ``required`` there the worker does not serve. ``custom_ops`` names libraries of operators beside the
+    graph, native code. The rest are ONNX Runtime's own options, described in docs/models.md.
     """
 
     batch_max: int = 64
@@ -66,6 +66,7 @@ class InferenceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arena_extend: Literal["next-power-of-two", "same-as-requested"] = "next-power-of-two"
     copy_stream: bool = False
     tensorrt_cache: bool = True
+    custom_ops: tuple[str, ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     """Folder of `penstock up`: the embedded Redis's socket and append-only file, logs; optimised graphs."""
     models: Path = Path("models")
     """Folder with one folder for each model; only workers read it."""
+    models_refresh_s: float = Field(5.0, gt=0)
+    """How often a worker looks for versions that were added, changed or removed."""
+    custom_ops: bool = False
+    """Whether models may bring libraries of their own: native code, run in the worker's process."""
     broker_url: Annotated[SecretStr, _one_of(BROKER_SCHEMES)] = SecretStr("")
     """Where tasks are queued; empty: the store."""
     store_url: Annotated[SecretStr, _one_of(STORE_SCHEMES)] = SecretStr("")

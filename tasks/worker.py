@@ -44,6 +44,7 @@ from tasks.departure import Departure
 from tasks.events import BatchedEvents
 from tasks.intermediates import Intermediates
 from tasks.leases import Leases
+from tasks.models_watch import ModelsWatch
 from tasks.names import task_name
 from tasks.preprocessed import Preprocessed
 from tasks.publisher import Publisher
@@ -51,6 +52,8 @@ from tasks.stages import Worker, run_stage
 
 log = logging.getLogger(__name__)
 
+POLLS_MISSED_MAX = 3
+"""Polls of the models folder, besides a load, after which a worker no longer counts as one that has a version."""
 SILENCE = 1.5
 """Load budgets without a sign of life, after which the process cannot be alive."""
 
@@ -59,6 +62,7 @@ class _Process:
     """This process's worker, once it has started."""
 
     worker: Worker | None = None
+    watch: ModelsWatch | None = None
 
 
 def _add_tasks(app: Celery) -> None:
@@ -95,12 +99,21 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     beating = JobStore(redis_client(config.store, config.lease_s / 3), config.namespace, Flow.of(config))
     leases = Leases(beating, name, config.lease_s, lambda: msgspec.json.encode(facts))
     store.run(commands.starting(name, int(config.load_budget_s * 1000)))
-    catalog = Catalog(client, config.namespace, config.models, config.pools)
+    hold_s = config.load_budget_s + POLLS_MISSED_MAX * config.models_refresh_s  # a load may hold up a poll
+    catalog = Catalog(
+        client,
+        config.namespace,
+        config.models,
+        config.pools,
+        holder=name,
+        hold_s=hold_s,
+        custom_ops=config.custom_ops,
+    )
     catalog.publish()
     graphs = (
         GraphCache(config.data / "graphs", config.graph_cache_bytes_max) if config.graph_cache_bytes_max else None
     )
-    engine = Engine(config.models, config.intra_op_threads, graphs)
+    engine = Engine(config.models, config.intra_op_threads, graphs, custom_ops=config.custom_ops)
     for record in catalog.ready():
         _warm(engine, record)
     publisher = Publisher(app)
@@ -159,6 +172,13 @@ def _start(**_: Any) -> None:
     except BaseException:  # Celery would log it and go on, and this worker would take messages that it cannot run
         log.exception("the worker cannot start")
         os._exit(1)
+    _Process.watch = ModelsWatch(
+        worker.catalog,
+        worker.engine,
+        worker.leases,
+        refresh_s=config.models_refresh_s,
+        load_budget_s=config.load_budget_s,
+    )
     worker.leases.on_beat += [lambda: _share_tmpfs(worker), lambda: _expect_another_beat(config)]
     _Process.worker = worker
 
@@ -176,19 +196,22 @@ def _show_metrics(config: Settings) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _run(sender: Any, **_: Any) -> None:
-    worker = _Process.worker
-    if worker is None:
+    worker, watch = _Process.worker, _Process.watch
+    if worker is None or watch is None:
         return
     served = {queue.split(".")[0] for queue in sender.app.amqp.queues.consume_from}
     worker.leases.slots = dict.fromkeys(served, sender.controller.concurrency)
     worker.leases.beat()
     worker.leases.start()
+    watch.start()
     _share_tmpfs(worker)
     log.info("ready", extra={"worker": worker.name, "queues": sorted(sender.app.amqp.queues.consume_from)})
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _begin_drain(**_: Any) -> None:
+    if _Process.watch is not None:
+        _Process.watch.pause()
     if _Process.worker is not None:
         _Process.worker.departure.drain(settings().drain_s)
 
@@ -196,6 +219,8 @@ def _begin_drain(**_: Any) -> None:
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _end(**_: Any) -> None:
     faulthandler.cancel_dump_traceback_later()
+    if _Process.watch is not None:
+        _Process.watch.stop()
     if _Process.worker is not None:
         _Process.worker.leases.stop()
 

@@ -238,6 +238,7 @@ class System:
             "PENSTOCK_NAMESPACE": self.namespace,
             "PENSTOCK_DATA": str(self.folder),
             "PENSTOCK_MODELS": str(self.models),
+            "PENSTOCK_MODELS_REFRESH_S": "3600",  # tests take models away to see what jobs of them become
             "PENSTOCK_STORE_URL": "" if self.kind == "embedded" else self.store.url,
             "PENSTOCK_BROKER_URL": self.rabbit.url if self.rabbit else "",
             "PENSTOCK_WORKER_THREADS": "2",

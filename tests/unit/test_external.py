@@ -22,7 +22,7 @@ from jobs.errors import SetupError
 from jobs.models import ModelConfig
 from tests.unit.graphs import doubling, graph
 
-RUNS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+RUNS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def external(location: str, name: str = "w") -> TensorProto:
@@ -290,17 +290,17 @@ def _varint(number: int) -> bytes:
         (b"\xba\x80\x80\x80\x80\x01\x00", "a field that cannot be"),
         (b"\x3a\x05\x08", "it ends early"),
         (_nested(1_000), "nested too deeply"),
-        (b"\x3a" + _varint(4_000_000) + b"\x0a\x00" * 2_000_000, "more than 1000000 fields"),
+        (b"\x3a" + _varint(400_000) + b"\x0a\x00" * 200_000, "more than 100000 fields"),
     ],
 )
 def test_hostile_bytes_are_refused_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, says: str
 ) -> None:
-    monkeypatch.setattr(inference.external, "FIELDS_MAX", 1_000_000)
+    monkeypatch.setattr(inference.external, "FIELDS_MAX", 100_000)
     started_s = time.process_time()
     with pytest.raises(SetupError, match=says):
         locations(written(tmp_path, data))
-    assert time.process_time() - started_s < 10
+    assert time.process_time() - started_s < 2
 
 
 @pytest.mark.parametrize(
