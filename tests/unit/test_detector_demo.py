@@ -27,7 +27,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 @cache
 def record() -> ModelRecord:
-    (version,) = [each for each in scan(MODELS) if each.name == "detector-demo"]
+    (version,) = [each for each in scan(MODELS).versions if each.name == "detector-demo"]
     signature = Session.open(version.folder / "model.onnx", threads=1).signature
     return placed_record(version.folder, signature, version.config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -16,7 +17,6 @@ import inference.graphcache
 from inference import providers
 from inference.engine import Engine
 from inference.graphcache import NODES_MIN, GraphCache, processor
-from inference.repository import digest
 from inference.session import Session
 from jobs.errors import PenstockError, SetupError
 from jobs.models import InferenceConfig
@@ -44,7 +44,10 @@ class Shelf:
     def open(self, config: InferenceConfig | None = None) -> Session:
         config = config or InferenceConfig()
         return Session.open(
-            self.path, threads=1, config=config, slot=self.cache.slot(self.path, digest(self.version))
+            self.path,
+            threads=1,
+            config=config,
+            slot=self.cache.slot(self.path, hashlib.sha256(self.path.read_bytes()).hexdigest()),
         )
 
     def kept(self) -> list[Path]:
