@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,34 +12,33 @@ import redis
 
 import tasks.catalog
 from jobs import steps
+from jobs.connect import redis_client
 from jobs.errors import ModelUnavailableError
 from jobs.models import ModelConfig, ModelRecord
 from jobs.settings import read_settings
 from tasks.catalog import Catalog
+from tests.servers import RedisServer
 from tests.unit.graphs import doubling, place, placed_record, record_of
 
 SIGNATURE = record_of(("x", "float32", (None, 3)), outputs=[("y", "float32", (None, 3))]).signature
 
 
-class Hashes:
-    """The few commands of Redis that a catalog uses."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis") / "server").start() as server:
+        yield server
 
-    def __init__(self) -> None:
-        self.fields: dict[str, bytes] = {}
 
-    def hget(self, _key: str, field: str) -> bytes | None:
-        return self.fields.get(field)
-
-    def hset(self, _key: str, field: str, value: bytes) -> None:
-        self.fields[field] = value
-
-    def hsetnx(self, _key: str, field: str, value: bytes) -> None:
-        self.fields.setdefault(field, value)
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[redis.Redis]:
+    with redis_client(server.url, 5.0) as client:
+        client.flushall()
+        yield client
 
 
 @pytest.fixture(autouse=True)
 def _no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sound(folder: Path, config: ModelConfig, _: float) -> ModelRecord:
+    def sound(folder: Path, config: ModelConfig, *_: object) -> ModelRecord:
         return placed_record(folder, SIGNATURE, config)
 
     monkeypatch.setattr(tasks.catalog, "trial", sound)
@@ -54,17 +54,18 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(store: Hashes, models: Path) -> tuple[Catalog, dict[str, Any]]:
+def started(store: redis.Redis, models: Path) -> tuple[Catalog, dict[str, Any]]:
     """The catalog of a worker that started, and the published states and reasons."""
-    catalog = Catalog(cast("redis.Redis", store), "t", models, ("default",))
+    catalog = Catalog(store, "t", models, ("default",))
     catalog.publish()
-    records = {field: msgspec.json.decode(raw, type=ModelRecord) for field, raw in store.fields.items()}
+    raw = cast("dict[bytes, bytes]", store.hgetall("t:models"))
+    records = {field.decode(): msgspec.json.decode(each, type=ModelRecord) for field, each in raw.items()}
     return catalog, {field: (record.state, record.reason) for field, record in records.items()}
 
 
-def test_a_step_that_cannot_be_loaded_breaks_its_version_alone(models: Path) -> None:
+def test_a_step_that_cannot_be_loaded_breaks_its_version_alone(store: redis.Redis, models: Path) -> None:
     (models / "stepped" / "steps.py").write_text("\nundefined\n")
-    catalog, states = started(Hashes(), models)
+    catalog, states = started(store, models)
     assert states == {
         "plain/1": ("ready", ""),
         "stepped/1": (
@@ -79,9 +80,8 @@ def test_a_step_that_cannot_be_loaded_breaks_its_version_alone(models: Path) -> 
 
 @pytest.mark.parametrize("how", ["edited", "forbidden"])
 def test_a_worker_that_starts_again_lives_on_with_a_step_that_it_cannot_load_any_more(
-    models: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    store: redis.Redis, models: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    store = Hashes()
     assert started(store, models)[1]["stepped/1"] == ("ready", "")
     if how == "edited":
         (models / "stepped" / "steps.py").write_text("def preprocess(:\n")
@@ -96,8 +96,8 @@ def test_a_worker_that_starts_again_lives_on_with_a_step_that_it_cannot_load_any
     assert catalog.served("plain", 1)
 
 
-def test_a_step_that_was_mended_is_served_again(models: Path) -> None:
-    store, file = Hashes(), models / "stepped" / "steps.py"
+def test_a_step_that_was_mended_is_served_again(store: redis.Redis, models: Path) -> None:
+    file = models / "stepped" / "steps.py"
     sound = file.read_text()
     file.write_text("undefined\n")
     started(store, models)
