@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.estimates import SIZES_S
+
 DAY_S: Final = 86_400.0
 GROWTH_BYTES: Final = 20e6
 GROWTH_SHARE: Final = 0.05
@@ -31,6 +33,8 @@ RESAMPLES: Final = 4_000
 COUNT_RISE: Final = 2.0
 COUNT_SHARE: Final = 0.05
 """Counts (descriptors, threads, connections) are flat where they rise by no more than the larger of the two."""
+PACE_FIELDS_MAX: Final = 6 + 2 * (len(SIZES_S) + 1)
+"""Fields of ``pace:{line}``: six, and two for each size of estimate."""
 
 Numbers = Sequence[float] | NDArray[Any]
 
@@ -146,9 +150,13 @@ def window_p95s(at: Numbers, seconds: Numbers, begin: float, end: float, window_
 
 
 def key_breaches(before: Mapping[str, int], after: Mapping[str, int], without_ttl: Sequence[str]) -> list[str]:
-    """What keys say: none is new, none holds more than before, and none outside the list lives for ever."""
+    """What keys say: none is new, none holds more than before, and none outside the list lives for ever.
+
+    The pace of a line may fill up to its form: an estimate's size gets its fields when a job first has it.
+    """
     new = sorted(after.keys() - before.keys())
-    grown = [name for name, size in after.items() if name in before and size > before[name]]
+    room = {name: PACE_FIELDS_MAX if name.startswith("pace:") else before[name] for name in before}
+    grown = [name for name, size in after.items() if name in before and size > max(before[name], room[name])]
     return [
         *(f"new: {name}" for name in new),
         *(f"grown from {before[name]} to {after[name]}: {name}" for name in grown),

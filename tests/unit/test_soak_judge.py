@@ -154,6 +154,13 @@ def test_keys_that_are_new_grown_or_for_ever_are_told() -> None:
     assert judge.key_breaches(before, {"models": 3}, []) == []
 
 
+def test_the_pace_of_a_line_may_fill_up_to_its_form_and_no_further() -> None:
+    name = "pace:default/interactive/m/1"
+    assert judge.key_breaches({name: 12}, {name: 18}, []) == []
+    assert judge.key_breaches({name: 12}, {name: 19}, []) == [f"grown from 12 to 19: {name}"]
+    assert judge.key_breaches({name: 19}, {name: 19}, []) == []
+
+
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
