@@ -19,6 +19,7 @@ from jobs.payload import Payload
 from jobs.tensors import Tensors
 from preprocess.image import ImageKind
 from preprocess.tensor import TensorKind
+from preprocess.text import TextKind
 
 
 class Kind(Protocol):
@@ -44,7 +45,7 @@ class Kind(Protocol):
         """Tensors with the row axis first, or the error of this item alone, for each payload in order."""
 
 
-_REGISTRY = Registry("preprocess", tensor=TensorKind, image=ImageKind)
+_REGISTRY = Registry("preprocess", tensor=TensorKind, image=ImageKind, text=TextKind)
 
 check = _REGISTRY.check
 

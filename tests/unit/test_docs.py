@@ -13,7 +13,9 @@ from api.problems import known
 from jobs.models import ModelConfig
 from jobs.settings import Settings
 from jobs.states import State
+from postprocess.embedding import EmbeddingOptions
 from preprocess.image import ImageOptions
+from preprocess.text import TextOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -63,7 +65,8 @@ def test_every_key_of_model_toml_is_documented_with_its_default() -> None:
         )
         keys = {f"{section.name}.{name}" for name in names} or {section.name}
         assert keys <= documented, section.name
-    assert {field.name for field in msgspec.structs.fields(ImageOptions)} <= documented
+    for options in (ImageOptions, TextOptions, EmbeddingOptions):
+        assert {field.name for field in msgspec.structs.fields(options)} <= documented
 
 
 def test_the_table_of_errors_lists_every_class() -> None:
