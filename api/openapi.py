@@ -17,7 +17,7 @@ from api.submit import ATTEMPTS_MAX, Options, Submit, SubmitTo
 from jobs.records import Document
 
 VERSION = version("penstock")
-_RAW = ("application/octet-stream", "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+_RAW = ("application/octet-stream", "image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif", "text/plain")
 _COLD: dict[tuple[str, str], type[msgspec.Struct]] = {
     ("/models", "get"): views.ModelsView,
     ("/models/{model}", "get"): views.ModelView,

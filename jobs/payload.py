@@ -10,9 +10,12 @@ PARTS = "application/vnd.penstock.parts"
 """Media type of several payloads by name, as the kind ``inputs`` packs them."""
 JSON = "application/json"
 
+TEXTS = "application/vnd.penstock.texts"
+"""Media type of texts as msgpack: for each row a list of one string, or of two (a pair)."""
+
 
 class Payload(msgspec.Struct, array_like=True, frozen=True):
-    """A media type and the bytes: packed tensors, or a file as it was sent (an image)."""
+    """A media type and the bytes: packed tensors or texts, or a file as it was sent (an image)."""
 
     media_type: str
     data: bytes

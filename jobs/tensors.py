@@ -28,6 +28,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     )
 }
 
+_PASSED = "input:"
+
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """Names by dtype: ``dtype.name`` computes its answer anew and costs more than the packing."""
 
@@ -93,6 +95,11 @@ def unpack_items(data: bytes) -> list[Tensors]:
 def make_of(item: Tensors) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     """What two items must share to be joined along axis 0: names, dtypes, shapes without axis 0."""
     return tuple((name, _NAMES[array.dtype], array.shape[1:]) for name, array in item.items())
+
+
+def passed(name: str) -> str:
+    """What an input of the graph is called beside its outputs, where postprocessing reads it too."""
+    return _PASSED + name
 
 
 def rows_of(item: Tensors) -> int:

@@ -29,6 +29,7 @@ class ClassificationKind:
     """See ``postprocess.kinds.Kind``."""
 
     Options = ClassificationOptions
+    passes = frozenset[str]()
 
     def __init__(self, record: ModelRecord, options: ClassificationOptions, _folder: Path | None = None) -> None:
         spec = named_output(record.signature.outputs, options.output)

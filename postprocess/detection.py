@@ -54,6 +54,7 @@ class DetectionKind:
     """See ``postprocess.kinds.Kind``."""
 
     Options = DetectionOptions
+    passes = frozenset[str]()
 
     def __init__(self, record: ModelRecord, options: DetectionOptions, _folder: Path | None = None) -> None:
         spec = named_output(record.signature.outputs, options.output)

@@ -10,17 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from jobs.errors import SetupError
 from jobs.models import ModelRecord
 from jobs.options import Registry
-from jobs.tensors import Tensors
+from jobs.tensors import Tensors, passed
 from postprocess.classification import ClassificationKind
 from postprocess.detection import DetectionKind
+from postprocess.embedding import EmbeddingKind
 from postprocess.python import PythonKind
 from postprocess.tensor import TensorKind
 
 
 class Kind(Protocol):
     """One model's postprocessing."""
+
+    @property
+    def passes(self) -> frozenset[str]:
+        """Inputs of the graph that ``run`` reads beside the outputs, each under ``jobs.tensors.passed(name)``."""
 
     def run(self, outputs: Sequence[Tensors]) -> list[Any]:
         """Make a JSON-ready document, or the PenstockError of this item alone, for each item in order."""
@@ -31,6 +37,7 @@ _REGISTRY = Registry(
     tensor=TensorKind,
     classification=ClassificationKind,
     detection=DetectionKind,
+    embedding=EmbeddingKind,
     python=PythonKind,
 )
 
@@ -45,4 +52,7 @@ def kind(record: ModelRecord, folder: Path | None = None) -> Kind:
     SetupError where ``check`` fails, or the options contradict the signature or the folder's files.
     """
     made: Kind = _REGISTRY.make(record.config.postprocess, record, folder)
+    for spec in record.signature.outputs:
+        if spec.name in map(passed, made.passes):
+            raise SetupError(f"the graph's output {spec.name} has the name of an input handed on; give it another")
     return made

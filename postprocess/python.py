@@ -30,6 +30,7 @@ class PythonKind:
     """See ``postprocess.kinds.Kind``."""
 
     Options = StepOptions
+    passes = frozenset[str]()
 
     def __init__(self, _record: ModelRecord, options: StepOptions, folder: Path | None = None) -> None:
         self._parameters = steps.parameters_of(options)

@@ -16,6 +16,8 @@ from postprocess.rows import by_make, finite, not_finite
 class TensorKind:
     """See ``postprocess.kinds.Kind``."""
 
+    passes = frozenset[str]()
+
     class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """None so far."""
 

@@ -21,6 +21,7 @@ from preprocess.image import ImageKind
 from preprocess.inputs import InputsOf
 from preprocess.python import PythonKind
 from preprocess.tensor import TensorKind
+from preprocess.text import TextKind
 
 
 class Kind(Protocol):
@@ -46,7 +47,7 @@ class Kind(Protocol):
         """Tensors with the row axis first, or the error of this item alone, for each payload in order."""
 
 
-_PARTS = Registry("preprocess", tensor=TensorKind, image=ImageKind, python=PythonKind)
+_PARTS = Registry("preprocess", tensor=TensorKind, image=ImageKind, text=TextKind, python=PythonKind)
 """What the parts of ``inputs`` may be."""
 _REGISTRY = _PARTS.extended(inputs=InputsOf(_PARTS))
 

@@ -34,7 +34,7 @@ from jobs.models import ModelRecord
 from jobs.records import STAGES, StageName, StageRun
 from jobs.states import Event
 from jobs.store import JobStore
-from jobs.tensors import Tensors, pack_items, rows_of, unpack_items
+from jobs.tensors import Tensors, pack_items, passed, rows_of, unpack_items
 from tasks import metrics
 from tasks.catalog import Catalog, Served
 from tasks.departure import Departure
@@ -308,9 +308,24 @@ def _following(stage: StageName) -> StageName | None:
     return STAGES[place] if place < len(STAGES) else None
 
 
+def _infer(worker: Worker, served: Served, items: list[Any], halt: Halt) -> Results:
+    """The outputs of each item, and beside them those of its inputs that postprocessing asks for."""
+    outcomes = worker.engine.run(served.record, items, halt)
+    if not served.postprocess.passes:
+        return outcomes
+    return [
+        outcome if isinstance(outcome, PenstockError) else outcome | _passed(item, served.postprocess.passes)
+        for item, outcome in zip(items, outcomes, strict=True)
+    ]
+
+
+def _passed(item: Tensors, names: frozenset[str]) -> Tensors:
+    return {passed(name): item[name] for name in names}
+
+
 _FUNCTIONS: dict[StageName, Callable[[Worker, Served, list[Any], Halt], Results]] = {
     "preprocess": lambda worker, served, payloads, _: worker.preprocessed.run(served.preprocess, payloads),
-    "inference": lambda worker, served, items, halt: worker.engine.run(served.record, items, halt),
+    "inference": _infer,
     "postprocess": lambda _, served, outputs, __: served.postprocess.run(outputs),
 }
 

@@ -14,9 +14,11 @@ from jobs.models import ModelConfig
 from jobs.settings import Settings
 from jobs.states import State
 from postprocess.detection import DetectionOptions
+from postprocess.embedding import EmbeddingOptions
 from preprocess.image import ImageOptions
 from preprocess.inputs import Part
 from preprocess.python import PythonOptions
+from preprocess.text import TextOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
@@ -68,7 +70,7 @@ def test_every_key_of_model_toml_is_documented_with_its_default() -> None:
         assert keys <= documented, section.name
 
 
-@pytest.mark.parametrize("form", [ImageOptions, DetectionOptions, Part, PythonOptions])
+@pytest.mark.parametrize("form", [ImageOptions, TextOptions, Part, PythonOptions, DetectionOptions, EmbeddingOptions])
 def test_every_option_of_a_kind_is_documented(form: type[msgspec.Struct]) -> None:
     assert {field.name for field in msgspec.structs.fields(form)} <= set(_cells(_page("models.md")))
 

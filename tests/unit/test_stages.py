@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from inference.engine import Engine
+from inference.session import Halt
 from jobs import commands
 from jobs.commands import Command, MicroBatch
 from jobs.connect import redis_client
@@ -23,6 +25,7 @@ from jobs.errors import (
     DeviceLostError,
     InternalError,
     InvalidInputError,
+    ModelError,
     ModelUnavailableError,
     OutOfMemoryError,
     PenstockError,
@@ -34,7 +37,7 @@ from jobs.payload import TENSORS, Payload
 from jobs.records import STAGES, CacheTerms, Job, StageName
 from jobs.settings import read_settings
 from jobs.store import JobStore
-from jobs.tensors import pack_item, unpack_item
+from jobs.tensors import Tensors, pack_item, unpack_item
 from tasks import intermediates, stages
 from tasks.catalog import Catalog
 from tasks.departure import Departure
@@ -194,6 +197,44 @@ def test_each_of_many_jobs_gets_its_own_result(worker: Worker, house: House, eng
         result = _document(house, task_id)["result"]
         for name, array in expected.items():
             np.testing.assert_allclose(result[name], array[0], rtol=1e-5)
+
+
+class Asking:
+    """A postprocessing that reads the input ``x`` beside the outputs, and tells what it was given."""
+
+    passes = frozenset(("x",))
+
+    def run(self, outputs: Sequence[Tensors]) -> list[Any]:
+        return [{name: array[:, :1].tolist() for name, array in item.items()} for item in outputs]
+
+
+def test_inputs_that_postprocessing_asks_for_come_with_the_outputs_of_their_own_job(
+    worker: Worker, house: House, engine: Engine
+) -> None:
+    served = dataclasses.replace(worker.catalog.served("tensor-demo", 1), postprocess=Asking())
+    worker = _replace(worker, catalog=Mock(served=lambda *_: served))
+    inputs = [np.full((rows, 64), value, np.float32) for rows, value in ((1, 0.5), (3, 0.25), (1, 2.0))]
+    members, microbatch = _submit(house, *(pack_item({"x": each}) for each in inputs), b"no tensor")
+    for stage in STAGES:
+        _run(worker, microbatch, stage)
+
+    for task_id, each in zip(members, inputs, strict=False):
+        (expected,) = engine.run(served.record, [{"x": each}])
+        assert isinstance(expected, dict)
+        result = _document(house, task_id)["result"]
+        assert result.pop("input:x") == each[:, :1].tolist()
+        np.testing.assert_allclose(result["y"], expected["y"][:, :1], rtol=1e-5)
+    assert house.view(members[-1]).state == "failed"
+
+
+def test_an_item_that_the_model_failed_on_is_handed_on_as_its_error(worker: Worker) -> None:
+    served = dataclasses.replace(worker.catalog.served("tensor-demo", 1), postprocess=Asking())
+    good, bad = {"x": np.ones((1, 64), np.float32)}, {"x": np.ones((1, 63), np.float32)}
+
+    first, second = stages._infer(worker, served, [good, bad], Halt())
+
+    assert first.keys() == {"y", "input:x"}
+    assert isinstance(second, ModelError)
 
 
 def test_jobs_that_joined_end_with_the_one_that_ran_and_their_companions_go_on(worker: Worker, house: House) -> None:
