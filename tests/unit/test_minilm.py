@@ -128,7 +128,7 @@ class Path3:
     """The three stages of the example, without queues between them."""
 
     def __init__(self, models: Path) -> None:
-        (version,) = scan(models)
+        (version,) = scan(models).versions
         signature = Session.open(version.folder / "model.onnx", threads=1).signature
         self.record = placed_record(version.folder, signature, version.config)
         self.pre = preprocess.kinds.kind(self.record, version.folder)

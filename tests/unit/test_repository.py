@@ -57,7 +57,7 @@ def test_a_model_of_no_version_yet_is_passed_over(tmp_path: Path) -> None:
     script.touch()
     (script.parent / "model.toml").write_text('preprocess = {kind = "text"}')
     (script.parent / ".export-1" / "1").mkdir(parents=True)
-    assert [each[:2] for each in scan(tmp_path)] == [("toy", 1)]
+    assert [each[:2] for each in scan(tmp_path).versions] == [("toy", 1)]
 
 
 def test_a_model_without_model_toml_has_the_defaults(tmp_path: Path) -> None:
