@@ -90,10 +90,15 @@ def place_of(name: str, version: int) -> str:
     return f"{name}/{version}"
 
 
+def is_model(name: str) -> bool:
+    """Whether a model can have this name."""
+    return bool(_NAME.fullmatch(name))
+
+
 def is_version(place: str) -> bool:
     """Whether a version can lie at ``place``: its name and its number are ones that we serve."""
     name, _, number = place.partition("/")
-    return bool(_NAME.fullmatch(name) and _VERSION.fullmatch(number) and int(number) <= _VERSION_MAX)
+    return bool(is_model(name) and _VERSION.fullmatch(number) and int(number) <= _VERSION_MAX)
 
 
 def _root(models: Path) -> Path:
@@ -112,7 +117,7 @@ def _places(root: Path) -> Iterator[str]:
         except OSError:
             yield model.name
             continue
-        if _NAME.fullmatch(model.name):
+        if is_model(model.name):
             yield from (f"{model.name}/{each}" for each in versions)
         else:
             yield model.name
@@ -125,7 +130,7 @@ def _folders(folder: Path) -> list[Path]:
 def _version(root: Path, place: str) -> Version:
     name, _, number = place.partition("/")
     folder = root / place
-    if not _NAME.fullmatch(name):
+    if not is_model(name):
         raise SetupError(f"{folder}: not a model name; use 1 to 63 of a-z 0-9 . _ - and start with a letter or digit")
     if not number:
         raise SetupError(f"{folder}: cannot be read")

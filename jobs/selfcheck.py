@@ -11,7 +11,6 @@ import contextlib
 import ipaddress
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import redis
@@ -41,7 +40,7 @@ def check_gateway(settings: Settings) -> None:
 
 def check_worker(settings: Settings) -> None:
     """Check all that a worker needs, on a connection of its own that is closed again."""
-    check_models(settings.models)
+    check_models(settings)
     check_broker(settings)
     with redis_client(settings.store, SOCKET_TIMEOUT_S) as client:
         check_store(client, settings)
@@ -93,8 +92,11 @@ def check_public(settings: Settings, *, has_keys: bool) -> None:
         )
 
 
-def check_models(folder: Path) -> None:
-    """Refuse a model folder that is not there or holds no model."""
+def check_models(settings: Settings) -> None:
+    """Refuse a model folder that is not there or holds no model; a worker fetches what a URL names, and sees then."""
+    folder = settings.models_folder
+    if settings.models_url:
+        return
     if not folder.is_dir():
         raise SetupError(f"the model folder {folder} is not there: make it, or set PENSTOCK_MODELS to where it is")
     if not any(folder.glob("*/model.toml")):

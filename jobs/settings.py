@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from jobs.errors import SetupError
 
 BROKER_SCHEMES = ("redis://", "rediss://", "redis+socket://", "amqp://", "amqps://")
+MODELS_SCHEMES = ("s3://", "gs://", "az://", "file://")
 STORE_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
@@ -23,6 +25,12 @@ def _one_of(schemes: tuple[str, ...]) -> AfterValidator:
         return url
 
     return AfterValidator(check)
+
+
+def _folder_or_url(value: str) -> str:
+    if "://" in value and not value.startswith(MODELS_SCHEMES):
+        raise ValueError(f"must be a folder, or start with one of {', '.join(MODELS_SCHEMES)}")
+    return value
 
 
 def _split(value: object) -> object:
@@ -38,8 +46,8 @@ class Settings(BaseSettings):
     """Prefix of every key in the store and of every queue."""
     data: Path = Path(".penstock")
     """Folder of `penstock up`: the embedded Redis's socket and append-only file, logs; optimised graphs."""
-    models: Path = Path("models")
-    """Folder with one folder for each model; only workers read it."""
+    models: Annotated[str, BeforeValidator(str), AfterValidator(_folder_or_url)] = "models"
+    """Folder with one folder for each model, or the URL of an object store that holds one; only workers read it."""
     models_refresh_s: float = Field(5.0, gt=0)
     """How often a worker looks for versions that were added, changed or removed."""
     custom_ops: bool = False
@@ -124,6 +132,18 @@ class Settings(BaseSettings):
     def socket_path(self) -> Path:
         """Unix socket of the embedded Redis; short, because the kernel allows 107 bytes."""
         return self.data.resolve() / "redis.sock"
+
+    @property
+    def models_url(self) -> str:
+        """URL of the store of objects that the models folder follows; empty: it follows none."""
+        return self.models if "://" in self.models else ""
+
+    @property
+    def models_folder(self) -> Path:
+        """The models folder: the one that is set, or where the copies of a store's objects lie."""
+        if not self.models_url:
+            return Path(self.models)
+        return self.data.resolve() / "models" / sha256(self.models_url.encode()).hexdigest()[:16]
 
     @property
     def store(self) -> str:

@@ -33,7 +33,7 @@ ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- addresses to t
 
 def run(settings: Settings) -> int:
     """Check, start, run until a signal, drain; the exit code. SetupError: what must be put right first."""
-    selfcheck.check_models(settings.models)
+    selfcheck.check_models(settings)
     selfcheck.check_broker(settings)
     folder = DataFolder(settings.data)
     try:
@@ -119,13 +119,14 @@ def _notice(settings: Settings, folder: DataFolder) -> Iterator[str]:
     own = "" if settings.store_url.get_secret_value() else ", started here"
     yield f"penstock {version('penstock')}"
     yield f"  gateway  {url} (its routes: {url}/docs)"
-    yield f"  worker   {settings.worker_threads} threads, models in {settings.models.resolve()}"
+    models = settings.models_url or settings.models_folder.resolve()
+    yield f"  worker   {settings.worker_threads} threads, models in {models}"
     yield f"  store    {without_password(settings.store)}{own}"
     yield f"  broker   {without_password(settings.broker)}"
     yield f"  flower   {_url(settings.flower_host, settings.flower_port)}"
     yield f"  logs     {folder.logs}"
     yield "try, when it says ready:"
-    yield from (f"  {line}" for line in _lines_to_try(settings.models, url))
+    yield from (f"  {line}" for line in _lines_to_try(settings.models_folder, url))
     yield "stop: Ctrl-C, which lets running jobs finish (again Ctrl-C: at once)"
 
 

@@ -101,6 +101,7 @@ class Catalog:
         changed = [place for place in sorted(settled) if seen.get(place) != self._stamps.get(place)]
         self._last = seen
         for place in changed:
+            self._renew()
             if place in seen:
                 self._stamps[place] = seen[place]
                 self._published.let_go(place)
@@ -238,10 +239,8 @@ class Catalog:
     # --- All of them ---
 
     def _agree(self) -> None:
-        """Renew what we hold, look again at what waited, withdraw what nobody of our pools can run."""
-        for place, record in list(self._held.items()):
-            if not (self._published.hold(record) or self._put_again(record)):
-                self._wait(place, "other workers published this version with other files")
+        """Hold on to what we hold, look again at what waited, withdraw what nobody of our pools can run."""
+        self._renew()
         known = self._published.all()
         for place in list(self._served):
             if place not in self._held and (place not in known or not same(known[place], self._served[place].record)):
@@ -251,6 +250,12 @@ class Catalog:
         for place, record in known.items():
             if place not in self._stamps and record.config.pool in self._pools and self._published.withdraw(place):
                 log.info("model version withdrawn: no worker has it any more", extra={"version": place})
+
+    def _renew(self) -> None:
+        """Go on holding what we hold; between two trials, too, which take their time."""
+        for place, record in list(self._held.items()):
+            if not (self._published.hold(record) or self._put_again(record)):
+                self._wait(place, "other workers published this version with other files")
 
     def _put_again(self, record: ModelRecord) -> bool:
         """Publish what we hold and the store has forgotten."""

@@ -1,9 +1,10 @@
-"""The thread that looks at the models folder again and again while the worker runs."""
+"""The threads that look at the models folder, and at the store that it follows, while the worker runs."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 import redis
 
@@ -21,10 +22,21 @@ STOP_S = 2.0
 
 
 class ModelsWatch:
-    """Refreshes the catalog every ``refresh_s``; loads a version, under longer leases, before it is served."""
+    """Refreshes the catalog every ``refresh_s``; loads a version, under longer leases, before it is served.
+
+    ``sync`` fills the folder from elsewhere. It has a thread of its own: a large fetch must not hold up what tells
+    the other workers that this one is there.
+    """
 
     def __init__(
-        self, catalog: Catalog, engine: Engine, leases: Leases, *, refresh_s: float, load_budget_s: float
+        self,
+        catalog: Catalog,
+        engine: Engine,
+        leases: Leases,
+        *,
+        refresh_s: float,
+        load_budget_s: float,
+        sync: Callable[[], None] | None = None,
     ) -> None:
         self._catalog = catalog
         self._engine = engine
@@ -32,13 +44,18 @@ class ModelsWatch:
         self._refresh_s = refresh_s
         self._load_budget_s = load_budget_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="models", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(call,), name="models", daemon=True)
+            for call in (catalog.refresh, sync)
+            if call is not None
+        ]
         catalog.prepare, catalog.retire = self._load, self._drop
 
     def start(self) -> None:
         """Begin; Celery says "ready" again after each reconnection, which changes nothing."""
-        if not self._thread.is_alive() and not self._stop.is_set():
-            self._thread.start()
+        if not self._stop.is_set() and not any(each.is_alive() for each in self._threads):
+            for each in self._threads:
+                each.start()
 
     def pause(self) -> None:
         """Take up nothing more: the worker drains."""
@@ -47,17 +64,18 @@ class ModelsWatch:
     def stop(self) -> None:
         """Hold nothing any more."""
         self.pause()
-        if self._thread.is_alive():
-            self._thread.join(STOP_S)
+        for each in self._threads:
+            if each.is_alive():
+                each.join(STOP_S)
         try:
             self._catalog.leave()
         except (redis.RedisError, OSError):
             log.warning("goodbye failed: what this worker holds counts until it times out")
 
-    def _watch(self) -> None:
+    def _repeat(self, call: Callable[[], None]) -> None:
         while not self._stop.wait(self._refresh_s):
             try:
-                self._catalog.refresh()
+                call()
             except (SetupError, redis.RedisError, OSError) as error:
                 log.warning("models not refreshed: %s", error)
             except Exception:  # the other versions are served, and the next poll comes

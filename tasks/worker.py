@@ -28,6 +28,7 @@ from prometheus_client import start_http_server
 
 from inference.engine import Engine
 from inference.graphcache import GraphCache
+from inference.remote import Mirror
 from jobs import commands
 from jobs.connect import redis_client
 from jobs.errors import EXIT_CONFIG, ModelUnavailableError, SetupError
@@ -39,7 +40,7 @@ from jobs.settings import Settings, settings
 from jobs.store import Flow, JobStore
 from tasks import metrics
 from tasks.app import WORKER_TIMEOUT_S, make_celery
-from tasks.catalog import Catalog
+from tasks.catalog import TRIAL_TIMEOUT_S, Catalog
 from tasks.departure import Departure
 from tasks.events import BatchedEvents
 from tasks.intermediates import Intermediates
@@ -53,7 +54,7 @@ from tasks.stages import Worker, run_stage
 log = logging.getLogger(__name__)
 
 POLLS_MISSED_MAX = 3
-"""Polls of the models folder, besides a load, after which a worker no longer counts as one that has a version."""
+"""Polls of the models folder, besides a trial and a load, after which a worker counts as one that has no model."""
 SILENCE = 1.5
 """Load budgets without a sign of life, after which the process cannot be alive."""
 
@@ -99,11 +100,13 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     beating = JobStore(redis_client(config.store, config.lease_s / 3), config.namespace, Flow.of(config))
     leases = Leases(beating, name, config.lease_s, lambda: msgspec.json.encode(facts))
     store.run(commands.starting(name, int(config.load_budget_s * 1000)))
-    hold_s = config.load_budget_s + POLLS_MISSED_MAX * config.models_refresh_s  # a load may hold up a poll
+    # A trial and a load may hold up a poll.
+    hold_s = TRIAL_TIMEOUT_S + config.load_budget_s + POLLS_MISSED_MAX * config.models_refresh_s
+    _fetch_models(config)
     catalog = Catalog(
         client,
         config.namespace,
-        config.models,
+        config.models_folder,
         config.pools,
         holder=name,
         hold_s=hold_s,
@@ -113,7 +116,7 @@ def open_worker(config: Settings, app: Celery) -> Worker:
     graphs = (
         GraphCache(config.data / "graphs", config.graph_cache_bytes_max) if config.graph_cache_bytes_max else None
     )
-    engine = Engine(config.models, config.intra_op_threads, graphs, custom_ops=config.custom_ops)
+    engine = Engine(config.models_folder, config.intra_op_threads, graphs, custom_ops=config.custom_ops)
     for record in catalog.ready():
         _warm(engine, record)
     publisher = Publisher(app)
@@ -135,6 +138,19 @@ def _warm(engine: Engine, record: ModelRecord) -> None:
             raise SetupError(error.detail) from None
         raise  # a file that is being replaced, say: the next start may find it whole
     metrics.loaded(record, engine.provider(record))
+
+
+def _fetch_models(config: Settings) -> None:
+    """Fetch what PENSTOCK_MODELS names, where that is a URL; a store that is away is waited for in the background."""
+    if not config.models_url:
+        return
+    mirror = Mirror.open(config.models_url, config.models_folder)
+    try:
+        mirror.sync()
+    except SetupError as error:
+        if not mirror.is_filled():
+            raise
+        log.warning("models not fetched, those of the last time serve: %s", error)
 
 
 def _share_tmpfs(worker: Worker) -> None:
@@ -178,6 +194,7 @@ def _start(**_: Any) -> None:
         worker.leases,
         refresh_s=config.models_refresh_s,
         load_budget_s=config.load_budget_s,
+        sync=Mirror.open(config.models_url, config.models_folder).sync if config.models_url else None,
     )
     worker.leases.on_beat += [lambda: _share_tmpfs(worker), lambda: _expect_another_beat(config)]
     _Process.worker = worker

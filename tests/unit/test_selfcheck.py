@@ -160,13 +160,13 @@ def test_another_address_needs_a_key(host: str) -> None:
 
 def test_a_model_folder_that_is_not_there_or_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="is not there"):
-        selfcheck.check_models(tmp_path / "none")
+        selfcheck.check_models(read_settings(models=tmp_path / "none"))
     with pytest.raises(SetupError, match="holds no model"):
-        selfcheck.check_models(tmp_path)
+        selfcheck.check_models(read_settings(models=tmp_path))
 
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "model.toml").touch()
-    selfcheck.check_models(tmp_path)
+    selfcheck.check_models(read_settings(models=tmp_path))
 
 
 def test_a_gateway_on_a_public_address_starts_once_there_is_a_key(client: redis.Redis, settings: Settings) -> None:
