@@ -81,7 +81,9 @@ def locations(graph: Path) -> list[str]:
 def _check(location: str, folder: Path, files: Container[str]) -> None:
     path = PurePosixPath(location)
     shown = ascii(location)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute():  # clients read the reason: of a path on some machine, its end is enough
+        raise SetupError(f"external data at /.../{path.name!a} leaves the version's folder; put it beside the graph")
+    if ".." in path.parts:
         raise SetupError(f"external data at {shown} leaves the version's folder; put the file beside the graph")
     if path.as_posix() in files:
         check_inside(folder / path, folder)

@@ -17,6 +17,7 @@ from jobs.connect import redis_client
 from jobs.errors import ModelUnavailableError, SetupError
 from jobs.models import ModelConfig, ModelRecord, Signature, TensorSpec
 from tasks.catalog import Catalog, Served
+from tasks.published import Published
 from tests.servers import RedisServer
 
 SPEC = TensorSpec("x", "float32", (None, 2))
@@ -470,6 +471,34 @@ def test_a_broken_change_in_a_shared_folder_leaves_all_workers_on_the_good_one(
     assert (a.state(), tried) == ("ready", [GOOD, BAD])
     fresh = worker("fresh", "shared").start()
     assert (fresh.state(), fresh.graph()) == ("ready", "")
+
+
+def test_a_wrong_model_toml_of_one_worker_breaks_no_version_that_another_holds(
+    worker: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = worker("a"), worker("b")
+    for each in (a, b):
+        each.put(GOOD)
+    b.put(GOOD, version=2)
+    a.start()
+    (b.folder / "toy" / "1" / "model.toml").write_text("x = ")
+    b.start().polls(3)
+    assert (a.state(), a.runs(), b.graph()) == ("ready", 1, "")
+    assert [caplog.text.count(words) for words in ("model version refused", "model version not taken up")] == [1, 1]
+    a.catalog.leave()
+    b.polls(1)
+    assert b.state() == "broken"
+
+
+def test_a_record_that_only_its_own_worker_holds_may_be_replaced(client: redis.Redis) -> None:
+    one, other = (Published(client, "t", name, 60) for name in ("one", "other"))
+    good, better = (ModelRecord("toy", 1, "ready", files={"model.onnx": each}) for each in ("1", "2"))
+    assert one.put(good)
+    assert one.put(better)
+    assert not other.put(good)
+    assert other.hold(better)
+    assert not one.put(good)
+    assert one.get("toy/1") == better
 
 
 def test_a_worker_whose_record_was_replaced_serves_the_old_files_no_longer(worker: Start) -> None:
